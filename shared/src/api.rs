@@ -1,0 +1,1 @@
+//! What the edge answers: the REST documents and the cursor.

@@ -1,0 +1,14 @@
+//! The contract between the daemon and the edge: one crate compiled into both.
+//!
+//! Pure: no I/O, no clock, no randomness. It builds alone for `wasm32-unknown-unknown`.
+//! Read in the order an event takes: [`streams`] names the places, [`raw`] is what ingest
+//! publishes, [`identity`] gives it an id, [`event`] is what everybody downstream sees, and
+//! [`api`] is how the edge hands it out.
+
+pub mod api;
+pub mod event;
+pub mod identity;
+pub mod raw;
+pub mod schema;
+pub mod streams;
+pub mod time;
