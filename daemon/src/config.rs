@@ -1,0 +1,130 @@
+//! All settings of the daemon: environment variables, or flags of the same meaning.
+//!
+//! A wrong value is refused at start with its name and the reason. Secrets are [`SecretString`]s,
+//! whose value no log or error shows. The table of all variables is in the README.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
+use shared::streams::StreamNames;
+
+use crate::{ingest, normalizer, storage, telemetry};
+
+/// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
+///
+/// Unofficial: not affiliated with TikTok or Euler Stream.
+#[derive(Parser)]
+#[command(name = "ttlc", version, about)]
+pub struct Cli {
+    /// Log settings.
+    #[command(flatten)]
+    pub telemetry: telemetry::Options,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary does.
+#[derive(Subcommand)]
+pub enum Command {
+    /// All stages in one process
+    Run(Box<RunOptions>),
+    /// Connect to rooms and publish raw envelopes
+    Ingest(Box<IngestOptions>),
+    /// Turn raw envelopes into unified events
+    Normalizer(NormalizerOptions),
+    /// Store unified events
+    StorageWriter(StorageOptions),
+    /// Apply the database migrations and exit
+    Migrate(storage::DatabaseOptions),
+    /// Ask a running process whether it is ready, for container health checks
+    Healthcheck {
+        /// Where it answers
+        #[arg(long, env = "HEALTH_ADDR", default_value = "127.0.0.1:9090")]
+        health_addr: SocketAddr,
+    },
+}
+
+/// What every stage needs.
+#[derive(Args)]
+pub struct Common {
+    /// Redis, redis://[user:password@]host:port[/db] or rediss://… for TLS
+    #[arg(long, env = "REDIS_URL", default_value = "redis://localhost:6379", hide_env_values = true, hide_default_value = false)]
+    pub redis_url: SecretString,
+    /// How many shards the streams have; the same for every process, daemon and edge
+    #[arg(long, env = "STREAM_SHARDS", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub stream_shards: u32,
+    /// Where to answer /livez and /readyz, such as 127.0.0.1:9090; nowhere when not set
+    #[arg(long, env = "HEALTH_ADDR")]
+    pub health_addr: Option<SocketAddr>,
+}
+
+impl Common {
+    /// The names of the streams.
+    pub fn names(&self) -> StreamNames {
+        StreamNames::new(self.stream_shards)
+    }
+}
+
+/// Options of `run`.
+#[derive(Args)]
+pub struct RunOptions {
+    /// What every stage needs.
+    #[command(flatten)]
+    pub common: Common,
+    /// Rooms and providers.
+    #[command(flatten)]
+    pub ingest: ingest::Options,
+    /// Normalizing.
+    #[command(flatten)]
+    pub normalizer: normalizer::Options,
+    /// Storing.
+    #[command(flatten)]
+    pub storage: storage::Options,
+}
+
+/// Options of `ingest`.
+#[derive(Args)]
+pub struct IngestOptions {
+    /// What every stage needs.
+    #[command(flatten)]
+    pub common: Common,
+    /// Rooms and providers.
+    #[command(flatten)]
+    pub ingest: ingest::Options,
+}
+
+/// Options of `normalizer`.
+#[derive(Args)]
+pub struct NormalizerOptions {
+    /// What every stage needs.
+    #[command(flatten)]
+    pub common: Common,
+    /// Normalizing.
+    #[command(flatten)]
+    pub normalizer: normalizer::Options,
+}
+
+/// Options of `storage-writer`.
+#[derive(Args)]
+pub struct StorageOptions {
+    /// What every stage needs.
+    #[command(flatten)]
+    pub common: Common,
+    /// Storing.
+    #[command(flatten)]
+    pub storage: storage::Options,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

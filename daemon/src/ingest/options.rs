@@ -1,0 +1,270 @@
+//! Ingest's settings: what the environment says, checked as a whole before anything connects.
+//!
+//! In: environment variables or flags. Out: [`Settings`]. A value that cannot work is refused at
+//! start, with the variable's name and the reason; secrets are never repeated in that reason.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use super::direct::proxy::Proxy;
+
+/// TikTok is asked no more often than this whether a creator is live.
+const POLITE_POLL: u64 = 30;
+/// TikTok answers a heartbeat every 10 s: a shorter silence than this proves nothing.
+const PROVEN_SILENCE: u64 = 20;
+
+/// Ingest's settings as the environment says them.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Creators to connect to, separated by commas: names, @names or live addresses
+    #[arg(long, env = "TIKTOK_UNIQUE_ID", default_value = "", hide_default_value = true)]
+    pub tiktok_unique_id: String,
+    /// How rooms are read
+    #[arg(long, env = "INGEST_PROVIDER", default_value = "direct", value_parser = provider)]
+    pub ingest_provider: &'static str,
+    /// Key for Euler Stream's sign server; raises its limits
+    #[arg(long, env = "EULER_API_KEY", hide_env_values = true)]
+    pub euler_api_key: Option<SecretString>,
+    /// Where TikTok's website is
+    #[arg(long, env = "TIKTOK_WEB_URL", default_value = "https://www.tiktok.com", value_parser = base_url)]
+    pub tiktok_web_url: Url,
+    /// Where TikTok's webcast API is
+    #[arg(long, env = "TIKTOK_WEBCAST_URL", default_value = "https://webcast.tiktok.com", value_parser = base_url)]
+    pub tiktok_webcast_url: Url,
+    /// Where the sign server is
+    #[arg(long, env = "EULER_API_URL", default_value = "https://api.eulerstream.com", value_parser = base_url)]
+    pub euler_api_url: Url,
+    /// Give a creator up after this many failed attempts in a row; 0 = never
+    #[arg(long, env = "RECONNECT_MAX_ATTEMPTS", default_value = "0")]
+    pub reconnect_max_attempts: u32,
+    /// Seconds between two looks at a creator who is offline; 30 or more against TikTok
+    #[arg(long, env = "OFFLINE_POLL_SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub offline_poll_seconds: u64,
+    /// Seconds without any frame after which a connection counts as dead; 20 or more against TikTok
+    #[arg(long, env = "SILENT_SOCKET_SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub silent_socket_seconds: u64,
+    /// Requests to the sign server per minute, over all rooms
+    #[arg(long, env = "SIGN_REQUESTS_PER_MINUTE", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=6000))]
+    pub sign_requests_per_minute: u32,
+    /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
+    #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
+    pub upstream_proxy: Option<SecretString>,
+}
+
+/// Settings that were checked and fit together.
+pub(super) struct Settings {
+    /// Creators' names, each once, at least one.
+    pub(super) creators: Vec<String>,
+    pub(super) upstream: Upstream,
+    pub(super) policy: Policy,
+    /// Requests to the sign server per minute, at least 1.
+    pub(super) signs_per_minute: u32,
+}
+
+/// Where TikTok and its sign server are, and how they are reached.
+#[derive(Clone)]
+pub(super) struct Upstream {
+    pub(super) web: Url,
+    pub(super) webcast: Url,
+    pub(super) sign: Url,
+    pub(super) key: Option<SecretString>,
+    pub(super) proxy: Option<Proxy>,
+}
+
+/// How patient ingest is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy {
+    /// 0 = unlimited.
+    pub(super) max_attempts: u32,
+    pub(super) poll: Duration,
+    pub(super) silence: Duration,
+}
+
+/// Settings that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    /// Nobody to connect to.
+    #[error("TIKTOK_UNIQUE_ID is empty: name at least one creator")]
+    NoCreator,
+    /// One of the names is none.
+    #[error("TIKTOK_UNIQUE_ID: {0:?} is no creator's name: letters, digits, `_`, `.` and `-`, at most 64")]
+    Creator(String),
+    /// Too often for TikTok.
+    #[error("OFFLINE_POLL_SECONDS: {0} is too often, TikTok is asked every {POLITE_POLL} s at most")]
+    Poll(u64),
+    /// Too nervous for TikTok.
+    #[error("SILENT_SOCKET_SECONDS: {0} is too short, a living connection may be silent for {PROVEN_SILENCE} s")]
+    Silence(u64),
+    /// The proxy's address cannot be used; it is not repeated, for it may hold a password.
+    #[error("UPSTREAM_PROXY: {0}")]
+    Proxy(&'static str),
+    /// The key cannot be sent.
+    #[error("EULER_API_KEY: not a key, it has characters that no header may have")]
+    Key,
+}
+
+impl Options {
+    /// Checks the settings as a whole.
+    pub(super) fn check(self) -> Result<Settings, Invalid> {
+        let real = is_tiktok(&self.tiktok_web_url) || is_tiktok(&self.tiktok_webcast_url);
+        if real && self.offline_poll_seconds < POLITE_POLL {
+            return Err(Invalid::Poll(self.offline_poll_seconds));
+        }
+        if real && self.silent_socket_seconds < PROVEN_SILENCE {
+            return Err(Invalid::Silence(self.silent_socket_seconds));
+        }
+        let filled = |secret: &SecretString| !secret.expose_secret().trim().is_empty();
+        let key = self.euler_api_key.filter(filled);
+        if let Some(key) = &key
+            && !key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            return Err(Invalid::Key);
+        }
+        let proxy = self.upstream_proxy.filter(filled);
+        Ok(Settings {
+            creators: creators(&self.tiktok_unique_id)?,
+            upstream: Upstream {
+                web: self.tiktok_web_url,
+                webcast: self.tiktok_webcast_url,
+                sign: self.euler_api_url,
+                key,
+                proxy: proxy.as_ref().map(Proxy::parse).transpose().map_err(Invalid::Proxy)?,
+            },
+            policy: Policy {
+                max_attempts: self.reconnect_max_attempts,
+                poll: Duration::from_secs(self.offline_poll_seconds),
+                silence: Duration::from_secs(self.silent_socket_seconds),
+            },
+            signs_per_minute: self.sign_requests_per_minute,
+        })
+    }
+}
+
+fn is_tiktok(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| host == "tiktok.com" || host.ends_with(".tiktok.com"))
+}
+
+fn provider(name: &str) -> Result<&'static str, String> {
+    match name {
+        "direct" => Ok("direct"),
+        "euler" => Err("provider `euler` is not built yet, use `direct`".to_owned()),
+        _ => Err("no such provider, use `direct`".to_owned()),
+    }
+}
+
+/// An address that paths are appended to.
+fn base_url(text: &str) -> Result<Url, String> {
+    let mut url = Url::parse(text).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("use http:// or https://".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("no user or password in the address".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("no `?` or `#` in the address".to_owned());
+    }
+    if !url.path().ends_with('/') {
+        // `join` replaces what follows the last slash.
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+/// The names in a list, each once. TikTok does not tell upper from lower case.
+fn creators(list: &str) -> Result<Vec<String>, Invalid> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let name = name_of(entry);
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(good) {
+            return Err(Invalid::Creator(entry.chars().take(100).collect()));
+        }
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            names.push(name.to_owned());
+        }
+    }
+    if names.is_empty() { Err(Invalid::NoCreator) } else { Ok(names) }
+}
+
+/// The bare name in `name`, `@name` or `https://www.tiktok.com/@name/live?…`.
+fn name_of(entry: &str) -> &str {
+    let rest = entry.split_once("://").map_or(entry, |(_, rest)| rest);
+    let path = match rest.split_once('/') {
+        Some((host, path)) if host.to_ascii_lowercase().ends_with("tiktok.com") => path,
+        _ => rest,
+    };
+    let path = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    let path = path.strip_suffix("/live").unwrap_or(path);
+    path.strip_prefix('@').unwrap_or(path).trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn check(arguments: &[&str]) -> Result<Settings, String> {
+        let words = ["ttlc", "--tiktok-unique-id", "somebody"].iter().chain(arguments);
+        let command = Command::try_parse_from(words).map_err(|error| error.to_string())?;
+        command.options.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_come_in_many_spellings_and_are_taken_once() {
+        let list = " alice,@Bob , https://www.tiktok.com/@carol.x/live?lang=en,tiktok.com/@dave_1/,ALICE,,room-a ";
+        assert_eq!(creators(list).unwrap(), ["alice", "Bob", "carol.x", "dave_1", "room-a"]);
+        assert!(matches!(creators(" , "), Err(Invalid::NoCreator)));
+        for bad in ["a b", "https://example.org/@alice", "@", "a/b", "ä", &"x".repeat(65)] {
+            assert!(matches!(creators(bad), Err(Invalid::Creator(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_reason() {
+        for (arguments, reason) in [
+            (&["--ingest-provider", "euler"][..], "provider `euler` is not built yet, use `direct`"),
+            (&["--ingest-provider", "magic"], "no such provider"),
+            (&["--tiktok-web-url", "ftp://x"], "use http:// or https://"),
+            (&["--euler-api-url", "https://user:pass@x"], "no user or password"),
+            (&["--tiktok-webcast-url", "https://x/?a=b"], "no `?`"),
+            (&["--offline-poll-seconds", "29"], "OFFLINE_POLL_SECONDS"),
+            (&["--offline-poll-seconds", "0"], "offline-poll-seconds"),
+            (&["--silent-socket-seconds", "19"], "SILENT_SOCKET_SECONDS"),
+            (&["--sign-requests-per-minute", "0"], "sign-requests-per-minute"),
+            (&["--reconnect-max-attempts", "-1"], "unexpected argument"),
+            (&["--upstream-proxy", "ftp://hunter2@x:1"], "UPSTREAM_PROXY: "),
+            (&["--euler-api-key", "two words"], "EULER_API_KEY"),
+        ] {
+            let error = check(arguments).err().unwrap_or_else(|| panic!("{arguments:?} was taken"));
+            assert!(error.contains(reason), "{arguments:?}: {error}");
+            assert!(!error.contains("hunter2") && !error.contains("two words"), "{error}");
+        }
+    }
+
+    #[test]
+    fn impatience_is_allowed_against_a_stand_in_only() {
+        let stand_in = ["--tiktok-web-url", "http://127.0.0.1:1", "--tiktok-webcast-url", "http://127.0.0.1:1"];
+        let eager = ["--offline-poll-seconds", "1", "--silent-socket-seconds", "1"];
+        let settings = check(&[&stand_in[..], &eager].concat()).unwrap();
+        assert_eq!(settings.policy.poll, Duration::from_secs(1));
+        assert!(check(&[&stand_in[..2], &eager].concat()).is_err(), "one of the two is TikTok's");
+    }
+
+    #[test]
+    fn empty_secrets_are_absent() {
+        let settings = check(&["--euler-api-key", "", "--upstream-proxy", " "]).unwrap();
+        assert!(settings.upstream.key.is_none() && settings.upstream.proxy.is_none());
+        assert_eq!(settings.upstream.web.join("@x/live").unwrap().as_str(), "https://www.tiktok.com/@x/live");
+    }
+}
