@@ -1,13 +1,16 @@
 //! Compiles `proto/*.proto` to Rust without `protoc`.
 //!
-//! In goes our own schema; out come `webcast.frames.rs` and `webcast.rs` in `OUT_DIR`, which
-//! `src/proto.rs` includes.
+//! In goes our own schema; out come, in `OUT_DIR`, `webcast.frames.rs` and `webcast.rs`, which
+//! `src/proto.rs` includes, and `shapes.rs`, which `src/normalizer/decode.rs` includes.
 
+use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Write as _;
+use std::path::Path;
 
 use prost_build::Config;
-use protox::prost_reflect::prost_types::DescriptorProto;
-use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
+use protox::prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
+use protox::prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto};
 
 fn main() -> Result<(), Box<dyn Error>> {
     const FILES: [&str; 2] = ["proto/frames.proto", "proto/webcast.proto"];
@@ -21,10 +24,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
+    let bodies = schema.file.iter().filter(|file| file.package() == "webcast");
+    let shapes = shapes(bodies.flat_map(|file| &file.message_type))?;
+    std::fs::write(
+        Path::new(&std::env::var("OUT_DIR")?).join("shapes.rs"),
+        shapes,
+    )?;
     Config::new()
         // Slices of the frame they came in, not copies.
         .bytes(["."])
         .btree_map(["."])
+        // Their names lead to their shapes.
+        .enable_type_names()
         .compile_fds(schema)?;
     Ok(())
 }
@@ -40,4 +51,47 @@ fn texts_to_bytes(message: &mut DescriptorProto) {
     for nested in &mut message.nested_type {
         texts_to_bytes(nested);
     }
+}
+
+/// A table of all messages: for each field its number and how it is written, so that a message
+/// with a field of another kind can be read without that field.
+fn shapes<'a>(messages: impl Iterator<Item = &'a DescriptorProto>) -> Result<String, String> {
+    fn collect<'a>(
+        all: &mut BTreeMap<String, &'a [FieldDescriptorProto]>,
+        name: String,
+        message: &'a DescriptorProto,
+    ) {
+        for nested in &message.nested_type {
+            collect(all, format!("{name}.{}", nested.name()), nested);
+        }
+        all.insert(name, &message.field);
+    }
+
+    let mut all = BTreeMap::new();
+    for message in messages {
+        collect(&mut all, message.name().to_owned(), message);
+    }
+    let mut table = String::from("&[\n");
+    for (name, fields) in &all {
+        write!(table, "    (\"{name}\", &[").map_err(|error| error.to_string())?;
+        for field in *fields {
+            let kind = match field.r#type() {
+                Type::Message => {
+                    let target = field.type_name().trim_start_matches(".webcast.");
+                    let index = all.keys().position(|name| name == target);
+                    format!("Kind::Message({})", index.ok_or(target)?)
+                }
+                Type::Bytes => "Kind::Bytes".to_owned(),
+                Type::Int32 | Type::Int64 | Type::Bool if field.label() == Label::Repeated => {
+                    "Kind::Numbers".to_owned()
+                }
+                Type::Int32 | Type::Int64 | Type::Bool => "Kind::Number".to_owned(),
+                other => return Err(format!("{name}.{}: {other:?} is not used", field.name())),
+            };
+            write!(table, "({}, {kind}), ", field.number()).map_err(|error| error.to_string())?;
+        }
+        table.push_str("]),\n");
+    }
+    table.push_str("]\n");
+    Ok(table)
 }

@@ -81,18 +81,22 @@ fn non_zero(number: u64) -> Option<i64> {
 }
 
 /// A value as the wire tells it, without a schema.
-enum Value<'a> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Value<'a> {
+    /// A varint.
     Number(u64),
+    /// Text, bytes, a message or packed numbers.
     Bytes(&'a [u8]),
+    /// A number of 4 or 8 bytes, which none of our fields is.
     Fixed,
 }
 
 /// What is left of a message.
-struct Wire<'a>(&'a [u8]);
+pub(crate) struct Wire<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Wire<'a> {
     /// The next field; `None` at the end and where the bytes are no protobuf.
-    fn field(&mut self) -> Option<(u64, Value<'a>)> {
+    pub(crate) fn field(&mut self) -> Option<(u64, Value<'a>)> {
         let tag = self.number()?;
         let value = match tag & 7 {
             0 => Value::Number(self.number()?),

@@ -1,6 +1,59 @@
-//! Placeholder until the part lands.
-/// Options.
-#[derive(clap::Args)]
-pub struct Options {}
-/// Runs.
-pub async fn run(_: Options, _: crate::bus::Bus, _: tokio_util::sync::CancellationToken) -> anyhow::Result<()> { Ok(()) }
+//! The normalizer: what TikTok said becomes what the product means.
+//!
+//! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each,
+//! to `ttlc:events`, or a dead letter. In the order of reading: [`run`] is the stage (Redis, time,
+//! retries); [`normalize`] is the table of types and is pure; [`Contract`] checks the result
+//! against the published schema. Below these: `decode` (bytes to messages), `user`, `gift`,
+//! `social`, `battle`, `lifecycle`, and `decoded` for messages without an event type.
+//!
+//! Crash and redelivery: publishing and acknowledging are one script, and an event depends on its
+//! envelope alone, so doing it again changes nothing. Bad input: one message never stops the next;
+//! what cannot be read goes to the dead letters with its original fields.
+
+mod battle;
+mod decode;
+mod decoded;
+mod gift;
+mod lifecycle;
+mod map;
+mod run;
+mod social;
+mod text;
+mod user;
+mod validate;
+
+pub use map::normalize;
+pub use run::{Error, Options, run};
+pub use validate::{Contract, SchemaError};
+
+/// Why there is no event for an envelope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {error}", reason.as_str())]
+pub struct Rejection {
+    /// The category.
+    pub reason: Reason,
+    /// What is wrong, without the message's content.
+    pub error: String,
+}
+
+/// The categories of rejections, as dead letters name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The message cannot be read.
+    ParseError,
+    /// The message gave an event that breaks the contract.
+    ValidationError,
+}
+
+impl Reason {
+    /// `PARSE_ERROR` or `VALIDATION_ERROR`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ParseError => "PARSE_ERROR",
+            Self::ValidationError => "VALIDATION_ERROR",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,137 @@
-//! Placeholder until the part lands.
-/// Options.
-#[derive(clap::Args)]
+//! The storage writer: the one stage that persists canonical events.
+//!
+//! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
+//! and what follows from them in `creators`, `streams`, `sessions` and `users`; every table is
+//! described in `docs/contracts/storage.md`. Read in the order an entry takes: [`row`] reads it,
+//! [`writer`] gathers a batch and settles it, [`batch`] is the transaction, [`rooms`] what the
+//! transaction keeps up to date beside the events. [`database`] connects, [`migrate`] and
+//! [`partitions`] prepare the tables.
+//!
+//! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
+//!   and not acknowledged comes again and changes nothing: rows that exist are skipped, and
+//!   everything else is derived from the rows really inserted.
+//! - **Bad input**: an entry that cannot be read, or a row that Postgres refuses, goes to the dead
+//!   letters; the rest of its batch is stored.
+//! - **Outage** of Postgres or Redis: the batch waits and is tried again for ever, until it is
+//!   stored or the stage is told to stop.
+//! - **Order**: several writers may run, each under its own consumer name; no result depends on
+//!   which of two batches is committed first.
+
+mod batch;
+mod database;
+mod migrate;
+mod outage;
+mod partitions;
+mod rooms;
+mod row;
+mod writer;
+
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use secrecy::SecretString;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::Bus;
+
+pub use database::DatabaseOptions;
+pub use migrate::migrate;
+
+/// Settings of the storage writer.
+#[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where.
+    /// Where to store.
     #[command(flatten)]
     pub database: DatabaseOptions,
+    /// How many events a transaction holds at most
+    #[arg(long, env = "STORAGE_BATCH_SIZE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=5_000))]
+    pub storage_batch_size: u16,
+    /// How long the first event of a batch waits for more, in milliseconds
+    #[arg(long, env = "STORAGE_BATCH_MS", default_value = "50", value_parser = clap::value_parser!(u16).range(0..=5_000))]
+    pub storage_batch_ms: u16,
+    /// This writer's name in the group: the same after a restart, another one for each writer
+    /// that runs at the same time
+    #[arg(long, env = "STORAGE_CONSUMER", default_value = "writer-0", value_parser = NonEmptyStringValueParser::new())]
+    pub storage_consumer: String,
 }
-/// Where.
-#[derive(clap::Args)]
-pub struct DatabaseOptions {}
-/// Migrates.
-pub async fn migrate(_: &DatabaseOptions) -> anyhow::Result<()> { Ok(()) }
-/// Runs.
-pub async fn run(_: Options, _: crate::bus::Bus, _: tokio_util::sync::CancellationToken) -> anyhow::Result<()> { Ok(()) }
+
+impl Options {
+    fn batch_size(&self) -> usize {
+        usize::from(self.storage_batch_size)
+    }
+
+    fn batch_age(&self) -> Duration {
+        Duration::from_millis(u64::from(self.storage_batch_ms))
+    }
+}
+
+/// What the stage cannot work with; outages are none of these, they are waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `DATABASE_URL` is not set, or empty.
+    #[error(
+        "DATABASE_URL is not set: events are stored in Postgres, postgres://user:password@host:5432/database"
+    )]
+    NoDatabase,
+    /// An address cannot be read. Its text is not repeated: it may hold a password.
+    #[error(
+        "{0} is not a Postgres address: use postgres://user:password@host:5432/database, with ?sslmode=require for TLS"
+    )]
+    Address(&'static str),
+    /// The file of `DATABASE_CA_FILE` cannot be used.
+    #[error("DATABASE_CA_FILE {path}: {why}")]
+    CaFile {
+        /// As it was given.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The server answers and refuses us: password, database name, rights.
+    #[error("{variable}: postgres refuses: {why}")]
+    Refused {
+        /// The setting to look at.
+        variable: &'static str,
+        /// The server's words.
+        why: String,
+    },
+    /// The database has a migration that this build does not know.
+    #[error(
+        "the database has {0}, which this build does not have: run the ttlc that made it, or a newer one"
+    )]
+    Newer(String),
+    /// A migration failed, or differs from the one that was applied.
+    #[error("migration: {0}")]
+    Migration(String),
+}
+
+/// Stores events until told to stop.
+///
+/// The migrations must have been applied, see [`migrate`]. On `stop` what the stream still holds
+/// is stored too, for at most a second; the rest waits in Redis.
+pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
+    let database = options.database.open()?;
+    // First of all: rows of a day without a partition would land in the default one.
+    if !partitions::ensure(&database, &stop).await {
+        return Ok(());
+    }
+    let mut tasks = JoinSet::new();
+    for shard in 0..bus.names().shards() {
+        let writer = writer::Writer::new(&options, database.clone(), bus.clone(), shard);
+        tasks.spawn(writer.run(stop.clone()));
+    }
+    tasks.spawn(partitions::keep(database, stop.clone()));
+    while let Some(ended) = tasks.join_next().await {
+        // None of them returns an error; a panic is a defect and goes up to the supervisor.
+        if let Err(error) = ended {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    Ok(())
+}
+
+/// A secret setting, `None` when it is empty: Compose passes unset variables as empty ones.
+fn given(secret: Option<&SecretString>) -> Option<&SecretString> {
+    use secrecy::ExposeSecret as _;
+    secret.filter(|secret| !secret.expose_secret().trim().is_empty())
+}

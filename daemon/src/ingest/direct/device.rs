@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rand::Rng as _;
 use reqwest::cookie::CookieStore;
-use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 /// Chrome on Windows. `browser_name` and `browser_version` are its two sides of the first `/`.
@@ -128,18 +128,19 @@ fn cookie_line<'a>(cookies: impl Iterator<Item = (&'a String, &'a String)>) -> S
 
 /// The headers of every request to the web hosts, but for the cookies.
 pub(super) fn web_headers() -> HeaderMap {
-    const HEADERS: [(HeaderName, &str); 9] = [
-        (header::USER_AGENT, USER_AGENT),
-        (header::ACCEPT, "text/html,application/json,application/protobuf"),
-        (header::ACCEPT_LANGUAGE, "en-US,en;q=0.9"),
-        (header::CACHE_CONTROL, "max-age=0"),
-        (header::REFERER, "https://www.tiktok.com/"),
-        (header::ORIGIN, "https://www.tiktok.com"),
-        (HeaderName::from_static("sec-fetch-site"), "same-site"),
-        (HeaderName::from_static("sec-fetch-mode"), "cors"),
-        (HeaderName::from_static("sec-fetch-dest"), "empty"),
+    const HEADERS: [(&str, &str); 9] = [
+        ("user-agent", USER_AGENT),
+        ("accept", "text/html,application/json,application/protobuf"),
+        ("accept-language", "en-US,en;q=0.9"),
+        ("cache-control", "max-age=0"),
+        ("referer", "https://www.tiktok.com/"),
+        ("origin", "https://www.tiktok.com"),
+        ("sec-fetch-site", "same-site"),
+        ("sec-fetch-mode", "cors"),
+        ("sec-fetch-dest", "empty"),
     ];
-    HEADERS.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
+    let header = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    HEADERS.into_iter().map(header).collect()
 }
 
 #[cfg(test)]
@@ -152,7 +153,7 @@ mod tests {
         let params: BTreeMap<_, _> = device.web_params().into_iter().collect();
         assert_eq!(params.len(), device.web_params().len(), "no parameter twice");
         assert_eq!(format!("{}/{}", params["browser_name"], params["browser_version"]), USER_AGENT);
-        assert_eq!(web_headers()[header::USER_AGENT], USER_AGENT);
+        assert_eq!(web_headers()["user-agent"], USER_AGENT);
         assert_eq!(params["browser_name"], "Mozilla");
         assert_eq!(params["device_platform"], "web_pc");
         assert!(USER_AGENT.contains("Windows") && params["os"] == "windows");

@@ -1,0 +1,387 @@
+//! The address, parameter by parameter, and the life of a connection against a scripted server.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use prost::Message as _;
+use shared::raw::{Envelope, RawData};
+use tokio::io::DuplexStream;
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+
+use super::*;
+use crate::bus;
+use crate::ingest::outbox::{Outbox, Sink};
+use crate::proto::frames::{BaseMessage, EnterRoom, Heartbeat, PushFrame};
+use crate::proto::webcast::ControlMessage;
+
+const ROOM: i64 = 7_301_234_567_890_123_456;
+
+fn signed() -> FetchResult {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/encoded/fetch-initial.bin");
+    FetchResult::decode(&std::fs::read(path).unwrap()[..]).unwrap()
+}
+
+#[test]
+fn the_address_has_every_parameter_once_but_for_the_version() {
+    let address = address(&ROOM.to_string(), &signed(), true).unwrap();
+    let start = "wss://webcast-ws.tiktok.example/webcast/im/ws_proxy/ws_reuse_supplement/?version_code=180800&aid=1988&";
+    assert!(address.starts_with(start), "{address}");
+    assert!(address.ends_with("&version_code=270000"), "{address}");
+
+    let (_, query) = address.split_once('?').unwrap();
+    let pairs: Vec<(&str, &str)> = query.split('&').map(|pair| pair.split_once('=').unwrap()).collect();
+    let params: BTreeMap<_, _> = pairs.iter().copied().collect();
+    assert_eq!(params.len() + 1, pairs.len(), "only the version comes twice");
+    let expected = [
+        ("app_name", "tiktok_web"),
+        ("app_language", "en"),
+        ("webcast_language", "en"),
+        ("browser_language", "en-US"),
+        ("browser_name", "Mozilla"),
+        ("browser_platform", "Win32"),
+        ("browser_online", "true"),
+        ("cookie_enabled", "true"),
+        ("tz_name", "Europe%2FBerlin"),
+        ("device_platform", "web"),
+        ("screen_height", "1080"),
+        ("screen_width", "1920"),
+        ("compress", "gzip"),
+        ("room_id", "7301234567890123456"),
+        ("cursor", "t-1763800000000_r-1_d-1_u-1_h-1"),
+        ("identity", "audience"),
+        ("live_id", "12"),
+        ("ws_direct", "0"),
+        ("sup_ws_ds_opt", "1"),
+        ("update_version_code", "2.0.0"),
+        ("did_rule", "3"),
+        ("heartbeat_duration", "0"),
+        ("resp_content_type", "protobuf"),
+        ("history_comment_count", "6"),
+        ("client_enter", "1"),
+        ("imprp", "V2luZG93"),
+        ("wrss", "fx-abc_DEF~123"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(params.get(name), Some(&value), "{name}");
+    }
+    assert!(!params.contains_key("empty"), "a route parameter without a value stays out");
+    assert!(params["internal_ext"].starts_with("internal_src%3Adim%7Cwss_push_room_id%3A7301"));
+    assert_eq!(params["User-Agent"], utf8_percent_encode(USER_AGENT, ESCAPED).to_string());
+    assert!(params["browser_version"].starts_with("5.0%20%28Windows%20NT%2010.0%3B%20Win64%3B%20x64%29%20"));
+    let rtt: u32 = params["last_rtt"].parse().unwrap();
+    assert!((100..=200).contains(&rtt));
+}
+
+#[test]
+fn reserved_characters_are_escaped() {
+    let mut result = signed();
+    result.route_params.insert("imprp".to_owned(), "+/= &#ä".to_owned());
+    let address = address("1", &result, true).unwrap();
+    assert!(address.contains("&imprp=%2B%2F%3D%20%26%23%C3%A4&"), "{address}");
+}
+
+#[test]
+fn only_an_encrypted_server_is_trusted_unless_the_signer_is_a_stand_in() {
+    let to = |server: &str, encrypted| {
+        address("1", &FetchResult { push_server: server.to_owned(), ..signed() }, encrypted)
+    };
+    assert!(to("wss://x.example/ws/", true).is_ok());
+    assert!(to("ws://127.0.0.1:9/ws/", false).is_ok());
+    for (server, encrypted) in
+        [("ws://x/ws/", true), ("https://x/ws/", true), ("ws:", false), ("wss://x/?a=b", true), ("", true), ("x", true)]
+    {
+        assert!(matches!(to(server, encrypted), Err(Error::Address(_))), "{server}");
+    }
+}
+
+#[test]
+fn a_refused_handshake_says_why() {
+    let mut headers = HeaderMap::new();
+    let error = refused(400, &headers);
+    assert_eq!(error.to_string(), "handshake refused with status 400: no reason given");
+    headers.insert("handshake-msg", HeaderValue::from_static("DEVICE_BLOCKED"));
+    headers.insert("handshake-status", HeaderValue::from_static("415"));
+    let error = refused(200, &headers);
+    assert_eq!(error.to_string(), "handshake refused with status 200: DEVICE_BLOCKED (415)");
+    assert_eq!(error.reason(), "handshake_refused");
+}
+
+/// Redis that can be away, with what it got.
+#[derive(Clone)]
+struct Tape {
+    away: watch::Receiver<bool>,
+    envelopes: watch::Sender<Vec<Envelope>>,
+    letters: watch::Sender<Vec<DeadLetter>>,
+}
+
+impl Sink for Tape {
+    async fn publish(&self, envelopes: &[Envelope]) -> Result<(), bus::Error> {
+        if *self.away.borrow() {
+            return Err(bus::Error::Address);
+        }
+        self.envelopes.send_modify(|all| all.extend_from_slice(envelopes));
+        Ok(())
+    }
+
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), bus::Error> {
+        self.letters.send_modify(|all| all.push(letter.clone()));
+        Ok(())
+    }
+}
+
+/// A connection whose server is the test.
+struct Stage {
+    server: WebSocketStream<DuplexStream>,
+    client: tokio::task::JoinHandle<(End, Session)>,
+    redis_away: watch::Sender<bool>,
+    tape: Tape,
+    stop: CancellationToken,
+    /// Kept so that the publisher goes on.
+    _outbox: Outbox,
+}
+
+impl Stage {
+    async fn new(first: Parcel) -> Self {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let limits = WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(FRAME_LIMIT));
+        let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(limits)).await;
+        let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let (redis_away, away) = watch::channel(false);
+        let tape = Tape { away, envelopes: watch::Sender::default(), letters: watch::Sender::default() };
+        let outbox = Outbox::new(tape.clone());
+        let (outlet, stop) = (outbox.outlet(), CancellationToken::new());
+        let told = stop.clone();
+        let client = tokio::spawn(async move {
+            let mut session = Session::new(ROOM.to_string(), None, now());
+            let connection = Connection { socket, room_id: ROOM, beats: 0 };
+            let end = connection.run(&mut session, first, &outlet, Duration::from_secs(60), &told).await;
+            (end, session)
+        });
+        Self { server, client, redis_away, tape, stop, _outbox: outbox }
+    }
+
+    /// The next frame of the client.
+    async fn heard(&mut self) -> PushFrame {
+        loop {
+            match self.server.next().await.unwrap().unwrap() {
+                Message::Binary(bytes) => return PushFrame::decode(bytes).unwrap(),
+                Message::Close(_) => panic!("closed"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next frame that is not a heartbeat.
+    async fn heard_but_heartbeats(&mut self) -> PushFrame {
+        loop {
+            let frame = self.heard().await;
+            if frame.payload_type != "hb" {
+                return frame;
+            }
+        }
+    }
+
+    async fn say(&mut self, frame: Bytes) {
+        self.server.send(Message::Binary(frame)).await.unwrap();
+    }
+
+    async fn say_chat(&mut self, msg_id: i64) {
+        self.say(frame_of(msg_id, &[chat(msg_id, 10)])).await;
+    }
+
+    /// The ids that have been published, once there are `count`.
+    async fn published(&self, count: usize) -> Vec<String> {
+        let mut envelopes = self.tape.envelopes.subscribe();
+        let all = envelopes.wait_for(|all| all.len() >= count).await.unwrap();
+        all.iter().filter_map(|envelope| envelope.msg_id.clone()).collect()
+    }
+
+    async fn end(self) -> (End, Session) {
+        self.client.await.unwrap()
+    }
+}
+
+fn chat(msg_id: i64, bytes: usize) -> BaseMessage {
+    BaseMessage {
+        method: "WebcastChatMessage".to_owned(),
+        msg_id,
+        payload: vec![0xff; bytes].into(),
+        ..BaseMessage::default()
+    }
+}
+
+fn frame_of(log_id: i64, messages: &[BaseMessage]) -> Bytes {
+    let result = FetchResult {
+        messages: messages.iter().map(|message| message.encode_to_vec().into()).collect(),
+        internal_ext: format!("ext-{log_id}"),
+        need_ack: true,
+        ..FetchResult::default()
+    };
+    PushFrame {
+        log_id,
+        payload_encoding: "pb".to_owned(),
+        payload_type: "msg".to_owned(),
+        payload: result.encode_to_vec().into(),
+        ..PushFrame::default()
+    }
+    .encode_to_vec()
+    .into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_enters_beats_and_acknowledges() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    let enter = stage.heard().await;
+    assert_eq!(enter.payload_type, "im_enter_room");
+    assert_eq!(EnterRoom::decode(enter.payload).unwrap().room_id, ROOM);
+    let begun = Instant::now();
+    for number in 1..=4 {
+        let beat = stage.heard().await;
+        assert_eq!(beat.payload_type, "hb");
+        assert_eq!(Heartbeat::decode(beat.payload).unwrap(), Heartbeat { room_id: ROOM, send_packet_seq_id: number });
+        assert_eq!(begun.elapsed().as_secs(), u64::try_from(number - 1).unwrap() * 10);
+    }
+    stage.say_chat(7).await;
+    let ack = stage.heard_but_heartbeats().await;
+    assert_eq!((ack.payload_type.as_str(), ack.log_id), ("ack", 7));
+    assert_eq!(ack.payload, "ext-7");
+    assert_eq!(stage.published(1).await, ["7"]);
+    stage.stop.cancel();
+    let (end, session) = stage.end().await;
+    assert_eq!(end, End { reason: "shutdown", ..End::default() });
+    assert_eq!(session.counts().messages, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_redis_is_away_it_beats_and_stops_reading_and_loses_nothing() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    stage.redis_away.send_replace(true);
+    // 100 messages of 500 kB are more than the buffer of 32 MiB and the pipe hold.
+    let mut said = 0;
+    loop {
+        said += 1;
+        let frame = frame_of(said, &[chat(said, 500_000)]);
+        let sending = stage.server.send(Message::Binary(frame));
+        if timeout(Duration::from_secs(5), sending).await.is_err() {
+            break;
+        }
+        assert!(said < 100, "no back-pressure");
+    }
+    assert!(said > 40, "the buffer is smaller than told: {said}");
+    // Reading has stopped for minutes, and heartbeats go on.
+    let begun = Instant::now();
+    let mut beats = 0;
+    while begun.elapsed() < Duration::from_secs(300) {
+        beats += u32::from(stage.heard().await.payload_type == "hb");
+    }
+    assert!(beats >= 29, "{beats}");
+    stage.redis_away.send_replace(false);
+    stage.server.flush().await.unwrap();
+    let expected: Vec<_> = (1..=said).map(|id| id.to_string()).collect();
+    assert_eq!(stage.published(expected.len()).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_of_a_minute_is_the_end() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    stage.say_chat(1).await;
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    // Any frame is a sign of life, also an answer to a heartbeat.
+    let answer = PushFrame { payload_type: "hb".to_owned(), ..PushFrame::default() };
+    stage.say(answer.encode_to_vec().into()).await;
+    let begun = Instant::now();
+    let (end, _) = stage.end().await;
+    assert_eq!((end.reason, begun.elapsed().as_secs()), ("silent", 60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_close_is_published() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    for id in 1..=20 {
+        stage.say_chat(id).await;
+    }
+    let frame = CloseFrame { code: 1011.into(), reason: "payload_handler_hb".into() };
+    stage.server.close(Some(frame)).await.unwrap();
+    assert_eq!(stage.published(20).await.len(), 20);
+    let (end, _) = stage.end().await;
+    let detail = Some("payload_handler_hb".to_owned());
+    assert_eq!(end, End { reason: "closed", close_code: Some(1011), detail });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_off_is_lost() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    stage.heard().await;
+    let Stage { server, client, .. } = stage;
+    drop(server);
+    let (end, _) = client.await.unwrap();
+    assert_eq!((end.reason, end.close_code), ("lost", Some(1006)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_broadcast_ends_the_session_after_what_is_on_its_way() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    let end = ControlMessage { action: 3, ..ControlMessage::default() };
+    let control = BaseMessage {
+        method: "WebcastControlMessage".to_owned(),
+        msg_id: 2,
+        payload: end.encode_to_vec().into(),
+        ..BaseMessage::default()
+    };
+    stage.say(frame_of(1, &[chat(1, 10), control, chat(3, 10)])).await;
+    stage.say_chat(4).await;
+    assert_eq!(stage.published(4).await, ["1", "2", "3", "4"]);
+    let begun = Instant::now();
+    let (end, _) = stage.end().await;
+    assert_eq!(end.reason, "stream_end");
+    assert!(begun.elapsed() <= AFTER_END + CLOSE_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_becomes_a_dead_letter_and_the_next_frame_is_read() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    stage.say(Bytes::from_static(b"\xff\xff\xff garbage")).await;
+    stage.server.send(Message::text("{}")).await.unwrap();
+    stage.say_chat(1).await;
+    assert_eq!(stage.published(1).await, ["1"]);
+    let letters = stage.tape.letters.borrow().clone();
+    assert_eq!(letters.len(), 2);
+    for letter in &letters {
+        assert_eq!((letter.stage, letter.reason), ("ingest", "FRAME_ERROR"));
+        let payload: serde_json::Value = serde_json::from_str(&letter.payload).unwrap();
+        assert_eq!(payload["streamId"], ROOM.to_string());
+    }
+    let payload: serde_json::Value = serde_json::from_str(&letters[0].payload).unwrap();
+    assert_eq!(STANDARD.decode(payload["frame"].as_str().unwrap()).unwrap(), b"\xff\xff\xff garbage");
+
+    for _ in 0..DEAD_LETTERS + 20 {
+        stage.say(Bytes::from_static(b"\xff")).await;
+    }
+    stage.say_chat(2).await;
+    stage.published(2).await;
+    assert_eq!(stage.tape.letters.borrow().len() as u64, DEAD_LETTERS, "garbage does not flood the dead letters");
+    stage.stop.cancel();
+    assert_eq!(stage.end().await.1.counts().malformed, DEAD_LETTERS + 22);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_beyond_the_limit_ends_the_connection() {
+    let mut stage = Stage::new(Parcel::default()).await;
+    let _ = timeout(Duration::from_secs(5), stage.server.send(Message::Binary(vec![0; FRAME_LIMIT + 1].into()))).await;
+    let (end, _) = stage.end().await;
+    assert_eq!(end.reason, "protocol");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_ahead_is_published_ahead() {
+    let mut session = Session::new("1".to_owned(), None, now());
+    let messages = vec![Ok(chat(1, 1)), Ok(chat(2, 1)), Ok(chat(1, 1))];
+    let first = parcel(messages, &mut session, true);
+    assert_eq!(first.envelopes.len(), 2, "a repeat is left out");
+    assert!(first.envelopes.iter().all(|envelope| envelope.backlog));
+    assert!(matches!(first.envelopes[0].data, RawData::Protobuf(_)));
+    let mut stage = Stage::new(first).await;
+    stage.say_chat(3).await;
+    assert_eq!(stage.published(3).await, ["1", "2", "3"]);
+}

@@ -1,0 +1,151 @@
+//! Bytes to a typed message, forgiving what TikTok's own clients forgive.
+//!
+//! Comes in: the payload of one message. Goes out: the message, or why it is none. TikTok changes
+//! fields now and then: one that comes as another kind than we declare (text where a number was)
+//! is left out instead of costing the message, as in clients that read with a schema of their
+//! own. Text that is not UTF-8 costs nothing either (see `proto/webcast.proto`). Bytes that are
+//! no protobuf at all, or end in the middle, are an error.
+
+use bytes::Bytes;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::{DecodeError, Message, Name};
+
+use crate::proto::{Value, Wire};
+
+/// How a field is written on the wire.
+enum Kind {
+    /// One varint.
+    Number,
+    /// Varints, one by one or packed.
+    Numbers,
+    /// Text or bytes.
+    Bytes,
+    /// A message: its place in [`SHAPES`].
+    Message(usize),
+}
+
+/// The name of a message with the number and kind of each field we read.
+type Shape = (&'static str, &'static [(u64, Kind)]);
+
+/// All messages of `webcast.proto`; made by `build.rs`.
+static SHAPES: &[Shape] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+
+/// Deeper than any message; the same limit as the decoder's.
+const MAX_DEPTH: u32 = 100;
+
+/// Reads a message.
+pub(super) fn decode<M: Message + Default + Name>(payload: &Bytes) -> Result<M, DecodeError> {
+    M::decode(payload.clone()).or_else(|error| {
+        let index = SHAPES.iter().position(|(name, _)| *name == M::NAME);
+        match index.and_then(|index| without_misfits(payload, index, MAX_DEPTH)) {
+            Some(repaired) => M::decode(repaired.as_slice()),
+            None => Err(error),
+        }
+    })
+}
+
+/// The same message with only the fields we read, and of these only such that are of the declared
+/// kind; `None` where the bytes are no protobuf.
+fn without_misfits(payload: &[u8], shape: usize, depth: u32) -> Option<Vec<u8>> {
+    let depth = depth.checked_sub(1)?;
+    let (_, fields) = SHAPES.get(shape)?;
+    let mut kept = Vec::with_capacity(payload.len());
+    let mut wire = Wire(payload);
+    while !wire.0.is_empty() {
+        let (number, value) = wire.field()?;
+        let Some((_, kind)) = fields.iter().find(|(known, _)| *known == number) else {
+            continue;
+        };
+        let tag = u32::try_from(number).ok()?;
+        match (kind, value) {
+            (Kind::Number | Kind::Numbers, Value::Number(value)) => {
+                encode_key(tag, WireType::Varint, &mut kept);
+                encode_varint(value, &mut kept);
+            }
+            (Kind::Bytes | Kind::Numbers, Value::Bytes(bytes)) => {
+                append(tag, bytes, &mut kept);
+            }
+            (Kind::Message(inner), Value::Bytes(bytes)) => {
+                append(tag, &without_misfits(bytes, *inner, depth)?, &mut kept);
+            }
+            _ => {}
+        }
+    }
+    Some(kept)
+}
+
+fn append(tag: u32, bytes: &[u8], message: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, message);
+    encode_varint(bytes.len() as u64, message);
+    message.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::webcast::{ChatMessage, ImDeleteMessage, RoomMessage, User};
+
+    /// `{2: "x", 6: 4}`: field 6 is a text in our schema.
+    const ODD_SCENE: &[u8] = &[0x12, 1, b'x', 0x30, 4];
+
+    #[test]
+    fn a_field_of_another_kind_is_left_out() {
+        let message: RoomMessage = decode(&Bytes::from_static(ODD_SCENE)).unwrap();
+        assert_eq!(message.content, "x");
+        assert_eq!(message.scene, "");
+    }
+
+    #[test]
+    fn also_inside_another_message() {
+        let user = User {
+            id: 7,
+            nickname: "seven".into(),
+            ..User::default()
+        };
+        let mut inner = user.encode_to_vec();
+        inner.extend([0x4a, 2, 0x0a, 0]); // avatar_thumb with an empty address: fits
+        encode_key(12, WireType::LengthDelimited, &mut inner); // verified as text: does not
+        inner.extend([2, b'n', b'o']);
+        let mut payload = Vec::new();
+        append(2, &inner, &mut payload);
+        append(3, b"hello", &mut payload);
+        let message: ChatMessage = decode(&payload.into()).unwrap();
+        assert_eq!(message.content, "hello");
+        let read = message.user.unwrap();
+        assert_eq!((read.id, read.verified), (7, false));
+        assert_eq!(read.nickname, "seven");
+    }
+
+    #[test]
+    fn repeated_numbers_are_read_packed_and_one_by_one() {
+        let mut payload = vec![0x10, 1, 0x12, 2, 2, 3, 0x18, 9];
+        payload.extend([0x0a, 2, 0x40, 5]); // header whose text is a number: forces the repair
+        let message: ImDeleteMessage = decode(&payload.into()).unwrap();
+        assert_eq!(message.delete_msg_ids, [1, 2, 3]);
+        assert_eq!(message.delete_user_ids, [9]);
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_costs_nothing() {
+        let payload = Bytes::from_static(&[0x1a, 3, b'a', 0xff, b'b']);
+        assert_eq!(
+            decode::<ChatMessage>(&payload).unwrap().content,
+            [b'a', 0xff, b'b'].as_slice()
+        );
+    }
+
+    #[test]
+    fn what_is_no_protobuf_stays_an_error() {
+        for bad in [
+            &[0x1a, 200, 1, b'x'][..],
+            &[0xff; 12],
+            &[0x0b, 1],
+            &[0x12, 2, 0x08, 0x80],
+        ] {
+            assert!(
+                decode::<ChatMessage>(&Bytes::copy_from_slice(bad)).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
+}

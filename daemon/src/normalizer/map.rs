@@ -1,0 +1,261 @@
+//! The table: which raw type becomes which event, and with what.
+//!
+//! Comes in: one raw envelope. Goes out: one event, always; or why there is none. A message of a
+//! type with an event of its own that cannot be decoded is a parse error; any other message goes
+//! through as `RAW` with its data untouched, so nothing is lost.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use prost::{Message, Name};
+use serde_json::Value;
+use shared::event::{
+    Chat, Emote, EmoteChat, Join, Like, Payload, Person, Raw, RoomUser, SchemaVersion, StreamEnd,
+    TopViewer, UnifiedEvent, User,
+};
+use shared::raw::{Envelope, RawData};
+
+use super::decode::decode;
+use super::decoded::{self, Decoded};
+use super::lifecycle::lifecycle;
+use super::text::{any_text, count, id, image_url, object_without_nul, text, without_nul};
+use super::user::{first, person, user};
+use super::{Reason, Rejection, battle, gift, social};
+use crate::proto::webcast;
+
+/// `WebcastControlMessage` numbers after which the broadcast is over: ended by the creator, ended
+/// by moderation. Others are pauses or unknown, and nothing ends on an unknown number.
+const END_ACTIONS: [i32; 2] = [3, 4];
+
+/// Turns a raw envelope into its event. Pure: the same envelope always gives the same event.
+///
+/// # Errors
+/// [`Reason::ParseError`] when a message whose type has an event of its own cannot be decoded, or
+/// a lifecycle message lacks a field.
+pub fn normalize(envelope: &Envelope) -> Result<UnifiedEvent, Rejection> {
+    let (payload, user) = match &envelope.data {
+        RawData::Protobuf(bytes) => protobuf(envelope, bytes)?,
+        RawData::Json(object) => (json(envelope, object)?, None),
+    };
+    Ok(UnifiedEvent {
+        schema_version: SchemaVersion::V1,
+        event_id: envelope.event_id(),
+        source: envelope.source,
+        stream_id: envelope.stream_id.clone(),
+        session_id: envelope.session_id,
+        seq_no: envelope.seq_no,
+        timestamp: envelope.timestamp,
+        ingested_at: envelope.ingested_at,
+        backlog: envelope.backlog,
+        replay_of: envelope.replay_of,
+        user,
+        payload,
+    })
+}
+
+/// The lifecycle messages; other JSON goes through as it is.
+fn json(
+    envelope: &Envelope,
+    object: &serde_json::Map<String, Value>,
+) -> Result<Payload, Rejection> {
+    let object = object_without_nul(object.clone());
+    if let Some(read) = lifecycle(&envelope.kind, &object) {
+        return read.map_err(|error| parse_error(&envelope.kind, &error));
+    }
+    Ok(Payload::Raw(Raw {
+        raw_type: without_nul(&envelope.kind),
+        raw: Value::Object(object),
+        decoded: None,
+    }))
+}
+
+fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>), Rejection> {
+    let payload = Bytes::copy_from_slice(bytes);
+    let raw_type = without_nul(&envelope.kind);
+    Ok(match envelope.kind.as_str() {
+        "WebcastChatMessage" => {
+            let message: webcast::ChatMessage = must_decode(envelope, &payload)?;
+            let user = sender(message.user.as_ref(), message.user_identity.as_ref());
+            (Payload::Chat(chat(raw_type, &message)), user)
+        }
+        "WebcastGiftMessage" => {
+            let message: webcast::GiftMessage = must_decode(envelope, &payload)?;
+            let user = sender(message.user.as_ref(), message.user_identity.as_ref());
+            let seq_no = envelope.seq_no.to_string();
+            let message_id = envelope.msg_id.as_deref().unwrap_or(&seq_no);
+            let gift = gift::gift(raw_type, &message, message_id);
+            (Payload::Gift(Box::new(gift)), user)
+        }
+        "WebcastLikeMessage" => {
+            let message: webcast::LikeMessage = must_decode(envelope, &payload)?;
+            let like = Like {
+                raw_type,
+                count: count(message.count),
+                total: count(message.total),
+            };
+            (Payload::Like(like), sender(message.user.as_ref(), None))
+        }
+        "WebcastMemberMessage" => {
+            let message: webcast::MemberMessage = must_decode(envelope, &payload)?;
+            let join = Join {
+                raw_type,
+                member_count: count(message.member_count),
+                action: message.action.into(),
+            };
+            (Payload::Join(join), sender(message.user.as_ref(), None))
+        }
+        "WebcastSocialMessage" => {
+            let message: webcast::SocialMessage = must_decode(envelope, &payload)?;
+            let user = sender(message.user.as_ref(), None);
+            let payload = social::social(&raw_type, &message)
+                .unwrap_or_else(|| raw(raw_type, bytes, Some(decoded::social(&message))));
+            (payload, user)
+        }
+        "WebcastSubNotifyMessage" => {
+            let message: webcast::SubNotifyMessage = must_decode(envelope, &payload)?;
+            let user = sender(message.user.as_ref(), None);
+            let subscription = social::subscription(raw_type, &message);
+            (Payload::Subscribe(subscription), user)
+        }
+        "WebcastEmoteChatMessage" => {
+            let message: webcast::EmoteChatMessage = must_decode(envelope, &payload)?;
+            let user = sender(message.user.as_ref(), message.user_identity.as_ref());
+            let emotes = message.emote_list.iter().map(|emote| self::emote(emote, None));
+            let emotes = EmoteChat {
+                raw_type,
+                emotes: emotes.collect(),
+            };
+            (Payload::Emote(emotes), user)
+        }
+        "WebcastLinkMicBattle" => {
+            let message: webcast::LinkMicBattle = must_decode(envelope, &payload)?;
+            let battle = battle::battle(raw_type, &message);
+            (Payload::Battle(Box::new(battle)), None)
+        }
+        "WebcastLinkMicArmies" => {
+            let message: webcast::LinkMicArmies = must_decode(envelope, &payload)?;
+            let armies = battle::armies(raw_type, &message);
+            (Payload::Battle(Box::new(armies)), None)
+        }
+        "WebcastBarrageMessage" => {
+            let message: webcast::BarrageMessage = must_decode(envelope, &payload)?;
+            let grade = message.user_grade_param.as_ref();
+            let fan = message.fans_level_param.as_ref();
+            let user = first([
+                message.user.as_ref(),
+                grade.and_then(|param| param.user.as_ref()),
+                fan.and_then(|param| param.user.as_ref()),
+            ]);
+            let banner = battle::barrage(raw_type, &message);
+            (Payload::Battle(Box::new(banner)), user)
+        }
+        "WebcastRoomUserSeqMessage" => {
+            let message: webcast::RoomUserSeqMessage = must_decode(envelope, &payload)?;
+            (Payload::RoomUser(room_user(raw_type, &message)), None)
+        }
+        "WebcastControlMessage" => {
+            let message: webcast::ControlMessage = must_decode(envelope, &payload)?;
+            let payload = if END_ACTIONS.contains(&message.action) {
+                Payload::StreamEnd(StreamEnd {
+                    raw_type,
+                    action: message.action.into(),
+                    message: text(&message.tips),
+                })
+            } else {
+                raw(raw_type, bytes, Some(decoded::control(&message)))
+            };
+            (payload, None)
+        }
+        "ControlEvent.CONNECTED" | "ControlEvent.DISCONNECTED" | "ControlEvent.ERROR"
+        | "ControlEvent.GAP" => {
+            return Err(parse_error(&envelope.kind, &"its data is a JSON object"));
+        }
+        other => {
+            let Decoded { content, user } = decoded::decoded(other, &payload);
+            (raw(raw_type, bytes, content), user)
+        }
+    })
+}
+
+fn must_decode<M: Message + Default + Name>(
+    envelope: &Envelope,
+    payload: &Bytes,
+) -> Result<M, Rejection> {
+    decode(payload).map_err(|error| parse_error(&envelope.kind, &error))
+}
+
+fn parse_error(kind: &str, error: &dyn std::fmt::Display) -> Rejection {
+    Rejection {
+        reason: Reason::ParseError,
+        error: format!("{}: {error}", without_nul(kind)),
+    }
+}
+
+fn raw(raw_type: String, bytes: &[u8], decoded: Option<Value>) -> Payload {
+    Payload::Raw(Raw {
+        raw_type,
+        raw: Value::String(STANDARD.encode(bytes)),
+        decoded,
+    })
+}
+
+fn sender(
+    sender: Option<&webcast::User>,
+    identity: Option<&webcast::UserIdentity>,
+) -> Option<User> {
+    user(sender?, identity)
+}
+
+fn chat(raw_type: String, message: &webcast::ChatMessage) -> Chat {
+    // One account may be mentioned in all three places; the first says most about it.
+    let mut mentions: Vec<Person> = Vec::new();
+    let whole = message.at_user.iter().chain(&message.mention_users);
+    let bare = message.mention_user_list.iter().filter_map(|number| {
+        Some(Person {
+            user_id: id(*number)?,
+            ..Person::default()
+        })
+    });
+    for mentioned in whole.filter_map(person).chain(bare) {
+        if mentions.iter().all(|known| known.user_id != mentioned.user_id) {
+            mentions.push(mentioned);
+        }
+    }
+    let emotes = message.emotes.iter().filter_map(|placed| {
+        let position = u32::try_from(placed.index).unwrap_or(0);
+        Some(emote(placed.emote.as_ref()?, Some(position)))
+    });
+    Chat {
+        raw_type,
+        message: any_text(&message.content),
+        language: text(&message.content_language),
+        emotes: emotes.collect(),
+        mentions,
+    }
+}
+
+fn emote(emote: &webcast::Emote, position: Option<u32>) -> Emote {
+    Emote {
+        emote_id: any_text(&emote.emote_id),
+        image_url: image_url(emote.image.as_ref()),
+        position,
+    }
+}
+
+fn room_user(raw_type: String, message: &webcast::RoomUserSeqMessage) -> RoomUser {
+    let top_viewers = message.ranks.iter().filter_map(|place| {
+        Some(TopViewer {
+            person: person(place.user.as_ref()?)?,
+            rank: count(place.rank),
+            coins: count(place.score),
+        })
+    });
+    let anonymous = count(message.anonymous);
+    RoomUser {
+        raw_type,
+        viewer_count: count(message.total),
+        total_viewers: count(message.total_user),
+        anonymous_viewers: (anonymous > 0).then_some(anonymous),
+        top_viewers: top_viewers.collect(),
+    }
+}

@@ -1,0 +1,7 @@
+//! The normalizer against what TikTok really sent: every captured message, every encoded payload,
+//! and bytes that nobody would send on purpose.
+
+mod captured;
+mod fixtures;
+mod hostile;
+mod readable;

@@ -1,0 +1,102 @@
+//! Reads `tests/fixtures` of the workspace.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use shared::raw::{Envelope, RawData, Source};
+use shared::time::Timestamp;
+use uuid::Uuid;
+
+pub(super) const ROOMS: [&str; 5] = ["room-a", "room-b", "room-c", "room-d", "mixed"];
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(name)
+}
+
+fn json_lines(name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(path(name)).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// A message and what an independent decoder reads from it.
+pub(super) struct Case {
+    /// Where it is, for failures.
+    pub(super) name: String,
+    pub(super) envelope: Envelope,
+    pub(super) expected: Value,
+}
+
+impl Case {
+    pub(super) fn payload(&self) -> &[u8] {
+        match &self.envelope.data {
+            RawData::Protobuf(bytes) => bytes,
+            RawData::Json(_) => &[],
+        }
+    }
+}
+
+/// The messages of one capture.
+pub(super) fn capture(room: &str) -> Vec<Case> {
+    let sent = json_lines(&format!("captures/{room}.ndjson"));
+    let expected = json_lines(&format!("captures/{room}.expected.ndjson"));
+    assert_eq!(sent.len(), expected.len());
+    sent.into_iter()
+        .zip(expected)
+        .map(|(sent, expected)| {
+            assert_eq!(sent["i"], expected["i"]);
+            let kind = sent["type"].as_str().unwrap();
+            let data = RawData::from_text(sent["payload"].as_str().unwrap()).unwrap();
+            Case {
+                name: format!("{room} {} {kind}", sent["i"]),
+                envelope: envelope(kind, data, sent["i"].as_u64().unwrap()),
+                expected,
+            }
+        })
+        .collect()
+}
+
+/// The payloads that an independent encoder made.
+pub(super) fn encoded() -> Vec<Case> {
+    let index = std::fs::read_to_string(path("encoded/index.json")).unwrap();
+    let index: Vec<Value> = serde_json::from_str(&index).unwrap();
+    index
+        .into_iter()
+        .filter(|entry| entry["kind"] == "payload")
+        .enumerate()
+        .map(|(number, entry)| {
+            let file = entry["file"].as_str().unwrap();
+            let bytes = std::fs::read(path("encoded").join(file)).unwrap();
+            let kind = entry["method"].as_str().unwrap();
+            Case {
+                name: file.to_owned(),
+                envelope: envelope(kind, RawData::Protobuf(bytes), number as u64),
+                expected: entry["expected"].clone(),
+            }
+        })
+        .collect()
+}
+
+/// One encoded payload by its file name.
+pub(super) fn payload(file: &str) -> Case {
+    encoded().into_iter().find(|case| case.name == file).unwrap()
+}
+
+pub(super) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {
+    Envelope {
+        stream_id: "7301234567890123456".into(),
+        session_id: Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001),
+        source: Source::Live,
+        kind: kind.to_owned(),
+        seq_no,
+        timestamp: Timestamp::from_millis(1_763_800_000_250),
+        ingested_at: Timestamp::from_millis(1_763_800_000_900),
+        data,
+        msg_id: None,
+        backlog: false,
+        replay_of: None,
+    }
+}

@@ -1,0 +1,154 @@
+//! TikTok's user to ours: names, picture, counts, roles, badges.
+//!
+//! Comes in: a user as a message carries it, with the sender's standing where the message says it.
+//! Goes out: what the message really says; an empty name or picture is left out, so that it never
+//! overwrites a known one. A user without an id is nobody.
+
+use shared::event::{Badge, Person, Roles, User};
+
+use super::text::{count, id, image_url, text};
+use crate::proto::webcast;
+
+/// The account of a message; `None` when it has no id.
+///
+/// Roles come from the sender's standing (`identity`) where the message has it, and only
+/// otherwise from the account and its badges: the sources disagree at times.
+pub(super) fn user(
+    user: &webcast::User,
+    identity: Option<&webcast::UserIdentity>,
+) -> Option<User> {
+    let badges = badges(&user.badge_list);
+    let level = |scene| badges.iter().find(|badge| badge.scene == scene)?.level;
+    Some(User {
+        user_id: user_id(user)?,
+        username: text(&user.display_id),
+        display_name: text(&user.nickname),
+        avatar_url: avatar_url(user),
+        roles: roles(user, identity, &badges),
+        follower_count: user.follow_info.as_ref().map(|info| count(info.follower_count)),
+        following_count: user.follow_info.as_ref().map(|info| count(info.following_count)),
+        gifter_level: level(scene::GIFTER_LEVEL),
+        team_level: level(scene::FAN_CLUB),
+        verified: user.verified.then_some(true),
+        sec_uid: text(&user.sec_uid),
+        badges,
+    })
+}
+
+/// An account that is only mentioned; `None` when it has no id.
+pub(super) fn person(user: &webcast::User) -> Option<Person> {
+    Some(Person {
+        user_id: user_id(user)?,
+        username: text(&user.display_id),
+        display_name: text(&user.nickname),
+        avatar_url: avatar_url(user),
+    })
+}
+
+/// The first of several accounts that is somebody.
+pub(super) fn first<'a>(
+    users: impl IntoIterator<Item = Option<&'a webcast::User>>,
+) -> Option<User> {
+    users.into_iter().flatten().find_map(|found| user(found, None))
+}
+
+fn user_id(user: &webcast::User) -> Option<String> {
+    let digits = |text: &String| text.bytes().all(|byte| byte.is_ascii_digit());
+    id(user.id).or_else(|| text(&user.id_str).filter(digits).filter(|id| id != "0"))
+}
+
+fn avatar_url(user: &webcast::User) -> Option<String> {
+    image_url(user.avatar_thumb.as_ref())
+        .or_else(|| image_url(user.avatar_medium.as_ref()))
+        .or_else(|| image_url(user.avatar_large.as_ref()))
+}
+
+/// TikTok's numbers of the badges that say something about roles and levels.
+mod scene {
+    pub(super) const MODERATOR: i32 = 1;
+    pub(super) const SUBSCRIBER: i32 = 4;
+    pub(super) const RANK: i32 = 6;
+    pub(super) const NEW_SUBSCRIBER: i32 = 7;
+    pub(super) const GIFTER_LEVEL: i32 = 8;
+    pub(super) const FAN_CLUB: i32 = 10;
+    pub(super) const ANCHOR: i32 = 12;
+}
+
+fn roles(
+    user: &webcast::User,
+    identity: Option<&webcast::UserIdentity>,
+    badges: &[Badge],
+) -> Roles {
+    let wears = |scene| badges.iter().any(|badge| badge.scene == scene);
+    let top_gifter = wears(scene::RANK);
+    if let Some(identity) = identity {
+        return Roles {
+            moderator: identity.is_moderator_of_anchor,
+            subscriber: identity.is_subscriber_of_anchor,
+            follower: identity.is_follower_of_anchor,
+            top_gifter,
+            anchor: identity.is_anchor,
+        };
+    }
+    Roles {
+        moderator: user.user_attr.as_ref().is_some_and(|attr| attr.is_admin)
+            || wears(scene::MODERATOR),
+        subscriber: wears(scene::SUBSCRIBER)
+            || wears(scene::NEW_SUBSCRIBER)
+            || user
+                .subscribe_info
+                .as_ref()
+                .is_some_and(|info| info.is_subscribed_to_anchor),
+        follower: user
+            .follow_info
+            .as_ref()
+            .is_some_and(|info| info.follow_status > 0),
+        top_gifter,
+        anchor: wears(scene::ANCHOR),
+    }
+}
+
+/// One badge per scene, in the order of appearance. Many come twice, as a picture and as a
+/// combination of icon and text: the highest level stays, and the first text and picture.
+fn badges(list: &[webcast::Badge]) -> Vec<Badge> {
+    let mut folded: Vec<Badge> = Vec::new();
+    for badge in list {
+        let level = badge.privilege_log_extra.as_ref().and_then(level);
+        let text = badge_text(badge);
+        let image_url = badge_image(badge);
+        if let Some(known) = folded.iter_mut().find(|known| known.scene == badge.scene_type) {
+            known.level = known.level.max(level);
+            known.text = known.text.take().or(text);
+            known.image_url = known.image_url.take().or(image_url);
+        } else {
+            folded.push(Badge {
+                scene: badge.scene_type,
+                level,
+                text,
+                image_url,
+            });
+        }
+    }
+    folded
+}
+
+/// 0 stands for "no level".
+fn level(extra: &webcast::PrivilegeLogExtra) -> Option<u32> {
+    let number = str::from_utf8(&extra.level).ok()?.parse().ok()?;
+    (number > 0).then_some(number)
+}
+
+fn badge_text(badge: &webcast::Badge) -> Option<String> {
+    let combine = badge.combine.as_ref();
+    let pattern = |text: Option<&webcast::BadgeText>| self::text(&text?.default_pattern);
+    pattern(badge.text.as_ref())
+        .or_else(|| text(&badge.str.as_ref()?.str))
+        .or_else(|| text(&combine?.str))
+        .or_else(|| pattern(combine?.text.as_ref()))
+}
+
+fn badge_image(badge: &webcast::Badge) -> Option<String> {
+    let image = badge.image.as_ref().and_then(|image| image.image.as_ref());
+    let icon = badge.combine.as_ref().and_then(|combine| combine.icon.as_ref());
+    image_url(image).or_else(|| image_url(icon))
+}

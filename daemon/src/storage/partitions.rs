@@ -1,0 +1,79 @@
+//! Keeps the daily partitions of `events` made ahead of time.
+//!
+//! At start and every hour. Any number of processes may do it at once. When it fails for days,
+//! rows land in the default partition: nothing is lost, the writer warns about each batch.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
+
+use super::database::{Database, Failure};
+use super::outage::Outage;
+
+/// How many days ahead partitions exist.
+const DAYS_AHEAD: i32 = 14;
+const INTERVAL: Duration = Duration::from_hours(1);
+/// Making a partition waits for whoever reads the default one.
+const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Makes what is missing, however long Postgres is away; `false` when told to stop meanwhile.
+pub(super) async fn ensure(database: &Database, stop: &CancellationToken) -> bool {
+    let mut outage = Outage::new("postgres");
+    loop {
+        let Some(made) = stop.run_until_cancelled(make(database)).await else {
+            return false;
+        };
+        match made {
+            Ok(made) => {
+                outage.over();
+                if made > 0 {
+                    tracing::info!(partitions = made, "partitions made");
+                }
+                return true;
+            }
+            Err(failure) => {
+                if !outage.wait(&failure, stop).await {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// Does so every hour until told to stop.
+pub(super) async fn keep(database: Database, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(INTERVAL))
+        .await
+        .is_some()
+    {
+        if !ensure(&database, &stop).await {
+            return;
+        }
+    }
+}
+
+async fn make(database: &Database) -> Result<i32, Failure> {
+    let mut client = database.connect().await?;
+    let making = async {
+        let transaction = client.transaction().await?;
+        // A long reader of the default partition must not make every later one wait behind us.
+        transaction
+            .batch_execute("SET LOCAL lock_timeout = '5s'")
+            .await?;
+        let made = transaction
+            .query_typed_one(
+                "SELECT ensure_event_partitions($1)",
+                &[(&DAYS_AHEAD, Type::INT4)],
+            )
+            .await?
+            .get(0);
+        transaction.commit().await?;
+        Ok(made)
+    };
+    match tokio::time::timeout(TIMEOUT, making).await {
+        Ok(made) => made,
+        Err(_) => Err(Failure::Timeout(TIMEOUT)),
+    }
+}

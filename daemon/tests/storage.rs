@@ -1,0 +1,11 @@
+//! The storage writer against a private Postgres and a private Redis: what is stored, and that
+//! neither a crash nor a repeat nor an outage nor a bad row changes it.
+
+mod storage {
+    mod contract;
+    mod faults;
+    mod migrations;
+    mod rig;
+    mod rooms;
+    mod rows;
+}

@@ -1,0 +1,75 @@
+//! `kill -9` in the middle of a stream: what was published is stored once, whatever was going on.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use upstream::{Pace, Script};
+
+use crate::{
+    daemon::PATIENCE,
+    product::{Product, creator},
+    rows::{Row, check_all, messages},
+    stores::until,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_it_stores_every_published_message_once() {
+    let mut script = Script::new()
+        .creator(creator("room-a"))
+        .creator(creator("room-c"));
+    script.pace = Pace::Every(Duration::from_millis(40));
+    // What a killed client has not read is sent again when it comes back.
+    script.history = 60;
+    let mut product = Product::start(script).await;
+    for kill_at in [40, 120, 200] {
+        until(PATIENCE, async || {
+            let stored = messages(&Row::all(&product.stores).await?);
+            ensure!(
+                stored >= kill_at,
+                "{stored} of {kill_at} before the next kill"
+            );
+            Ok(())
+        })
+        .await;
+        product.kill_daemon();
+        product.start_daemon();
+    }
+    product.played("room-a").await;
+    product.played("room-c").await;
+    let rows = product
+        .settled(|rows| {
+            // Little may be lost on the wire: far less than the history that comes again.
+            ensure!(messages(rows) >= 440 - 20, "{} messages", messages(rows));
+            Ok(())
+        })
+        .await;
+    // Contiguous seqNo in each session: nothing that got a number is missing. No message twice.
+    check_all(&rows);
+    let sent = product.upstream.sent();
+    let stored: std::collections::HashSet<_> = rows
+        .iter()
+        .filter(|row| row.is_message())
+        .map(|row| row.raw.as_slice())
+        .collect();
+    let missing: Vec<_> = sent
+        .iter()
+        .filter(|sent| !stored.contains(sent.payload.as_ref()))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "{} messages never arrived: {missing:?}",
+        missing.len()
+    );
+    assert!(
+        product.upstream.counts().history > 0,
+        "{:?}",
+        product.upstream.counts()
+    );
+    assert!(product.stores.entries("ttlc:dlq").await.unwrap().is_empty());
+    let connected = rows
+        .iter()
+        .filter(|row| row.event_type == "CONNECTED")
+        .count();
+    assert!(connected >= 8, "each start connects twice: {connected}");
+    product.stop();
+}

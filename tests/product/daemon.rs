@@ -1,0 +1,116 @@
+//! The daemon as a child process, with its log in hand.
+
+use std::{
+    process::{Command, ExitStatus},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{bail, ensure};
+use serde_json::Value;
+use xtask::{processes::Process, project};
+
+/// A running `ttlc`; dropping it stops it.
+pub(crate) struct Daemon {
+    process: Process,
+    log: Log,
+}
+
+/// Everything the daemon has logged, over restarts.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn push(&self, line: &str) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line.to_owned());
+    }
+
+    /// The lines so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The lines so far as JSON; what is none is an error.
+    pub(crate) fn records(&self) -> anyhow::Result<Vec<Value>> {
+        self.lines()
+            .iter()
+            .map(|line| match serde_json::from_str(line) {
+                Ok(record) => Ok(record),
+                Err(_) => bail!("the daemon logged a line that is no JSON: {line}"),
+            })
+            .collect()
+    }
+
+    /// The first record of at least this level that mentions all of these words anywhere.
+    pub(crate) fn find(&self, level: &str, words: &[&str]) -> anyhow::Result<Value> {
+        let levels = ["DEBUG", "INFO", "WARN", "ERROR"];
+        let rank = |level: &str| levels.iter().position(|name| *name == level);
+        let wanted = rank(level);
+        let found = self.records()?.into_iter().find(|record| {
+            let text = record.to_string().to_lowercase();
+            record["level"].as_str().and_then(rank) >= wanted
+                && words.iter().all(|word| text.contains(&word.to_lowercase()))
+        });
+        found.ok_or_else(|| {
+            anyhow::anyhow!(
+                "no log line ({level}) with {words:?}; the log:\n{}",
+                self.lines().join("\n")
+            )
+        })
+    }
+}
+
+impl Daemon {
+    /// Starts `ttlc run` with exactly these settings; the log goes on where it is.
+    pub(crate) fn start(settings: &[(String, String)], log: &Log) -> anyhow::Result<Self> {
+        let program = project::program("ttlc");
+        ensure!(
+            project::is_program(&program),
+            "{} is not built: cargo build -p daemon -p tests --bins",
+            program.display()
+        );
+        let mut command = Command::new(program);
+        // Nothing from the developer's own environment may change a test.
+        command
+            .env_clear()
+            .envs(settings.iter().cloned())
+            .arg("run");
+        let sink = log.clone();
+        let process = Process::start("ttlc", command, Box::new(move |line| sink.push(line)))?;
+        Ok(Self {
+            process,
+            log: log.clone(),
+        })
+    }
+
+    /// How it ended, when it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
+    }
+
+    /// SIGTERM; how it ended, and whether in time.
+    pub(crate) fn stop(mut self) -> anyhow::Result<ExitStatus> {
+        self.process.stop();
+        match self.process.ended() {
+            Some(status) => Ok(status),
+            None => bail!(
+                "the daemon does not stop; its log:\n{}",
+                self.log.lines().join("\n")
+            ),
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+}
+
+/// How long a whole capture may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);

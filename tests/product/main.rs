@@ -1,0 +1,17 @@
+//! The whole product under test: the real `ttlc` against the stand-in, with a private Redis and a
+//! private Postgres; then the real Worker under `wrangler dev`, and the page in Chromium.
+//!
+//! In: recorded rooms. Out: a verdict about every single message of them. The programs have to be
+//! built before (`cargo xtask test` does it, or `cargo build -p daemon -p tests --bins`).
+
+mod bad_input;
+mod captures;
+mod crashes;
+mod daemon;
+mod expected;
+mod outages;
+mod product;
+mod reconnects;
+mod rows;
+mod stand_in;
+mod stores;

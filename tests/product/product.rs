@@ -1,0 +1,166 @@
+//! Stand-in, stores and daemon together: what nearly every test starts with.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use upstream::{Capture, Creator, Script, Upstream};
+
+use crate::{
+    daemon::{Daemon, Log, PATIENCE},
+    rows::Row,
+    stores::{Stores, until},
+};
+
+/// Everything that runs in a test.
+pub(crate) struct Product {
+    pub(crate) upstream: Upstream,
+    pub(crate) stores: Stores,
+    pub(crate) log: Log,
+    settings: Vec<(String, String)>,
+    daemon: Option<Daemon>,
+}
+
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// A creator who plays the capture of the same name.
+pub(crate) fn creator(name: &str) -> Creator {
+    let path = fixtures().join(format!("captures/{name}.ndjson"));
+    Creator::plays(name, Capture::read(&path).expect("a capture"))
+}
+
+/// The bytes of an encoded fixture.
+pub(crate) fn encoded(file: &str) -> bytes::Bytes {
+    std::fs::read(fixtures().join("encoded").join(file))
+        .expect("a fixture")
+        .into()
+}
+
+impl Product {
+    /// Plays the script to a daemon that follows every creator of it.
+    pub(crate) async fn start(script: Script) -> Self {
+        Self::start_with(script, Stores::start().await, &[], &[]).await
+    }
+
+    /// The same with given stores, more creators, and settings that replace the tests' own.
+    pub(crate) async fn start_with(
+        script: Script,
+        stores: Stores,
+        others: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let mut creators: Vec<_> = script.creators.iter().map(|one| one.name.clone()).collect();
+        creators.extend(others.iter().map(|&name| name.to_owned()));
+        let upstream = Upstream::start(script).await.expect("the stand-in starts");
+        let base = upstream.base_url();
+        let own = [
+            ("TIKTOK_UNIQUE_ID", creators.join(",")),
+            ("TIKTOK_WEB_URL", base.clone()),
+            ("TIKTOK_WEBCAST_URL", base.clone()),
+            ("EULER_API_URL", base),
+            ("REDIS_URL", stores.redis_url().to_owned()),
+            ("DATABASE_URL", stores.database_url().to_owned()),
+            ("OFFLINE_POLL_SECONDS", "1".to_owned()),
+            ("SIGN_REQUESTS_PER_MINUTE", "600".to_owned()),
+            ("LOG_FORMAT", "json".to_owned()),
+        ];
+        let settings = own
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .filter(|(name, _)| !settings.iter().any(|(other, _)| other == name))
+            .chain(settings.iter().copied())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let mut product = Self {
+            upstream,
+            stores,
+            log: Log::default(),
+            settings,
+            daemon: None,
+        };
+        product.start_daemon();
+        product
+    }
+
+    /// Starts the daemon (again).
+    pub(crate) fn start_daemon(&mut self) {
+        self.daemon = Some(Daemon::start(&self.settings, &self.log).expect("the daemon starts"));
+    }
+
+    /// Kills the daemon as a crash would.
+    pub(crate) fn kill_daemon(&mut self) {
+        self.daemon.take().expect("it runs").kill();
+    }
+
+    /// Waits until the last lap of this creator has been played.
+    pub(crate) async fn played(&mut self, creator: &str) {
+        until(PATIENCE, async || {
+            self.check_daemon();
+            ensure!(
+                self.upstream.finished(creator),
+                "{creator} has not been played to the end: {:?}; the daemon's log:\n{}",
+                self.upstream.counts(),
+                self.log.lines().join("\n")
+            );
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Waits until nothing is on its way from ingest to Postgres any more, and returns all rows.
+    ///
+    /// `enough` says which rows must be there by then, so that a pause is not taken for the end.
+    pub(crate) async fn settled(
+        &mut self,
+        enough: impl Fn(&[Row]) -> anyhow::Result<()>,
+    ) -> Vec<Row> {
+        until(PATIENCE, async || {
+            self.check_daemon();
+            let log = || format!("the daemon's log:\n{}", self.log.lines().join("\n"));
+            enough(&Row::all(&self.stores).await?).with_context(log)?;
+            for (stream, name) in [("ttlc:raw", "normalizer"), ("ttlc:events", "storage")] {
+                let groups = self.stores.groups(stream).await?;
+                let group = groups.iter().find(|group| group.name == name);
+                let group =
+                    group.with_context(|| format!("group {name} of {stream}: {groups:?}"))?;
+                ensure!(
+                    group.pending == 0 && group.lag == Some(0),
+                    "{group:?} has work to do"
+                );
+            }
+            Row::all(&self.stores).await
+        })
+        .await
+    }
+
+    fn check_daemon(&mut self) {
+        if let Some(status) = self.daemon.as_mut().and_then(Daemon::ended) {
+            panic!(
+                "the daemon ended ({status}); its log:\n{}",
+                self.log.lines().join("\n")
+            );
+        }
+        Ok(())
+    }
+
+    /// Stops the daemon gently: it has to end by itself and with success.
+    pub(crate) fn stop(mut self) {
+        let status = self
+            .daemon
+            .take()
+            .expect("it runs")
+            .stop()
+            .expect("it stops");
+        assert!(
+            status.success(),
+            "{status}; its log:\n{}",
+            self.log.lines().join("\n")
+        );
+        assert_eq!(
+            self.upstream.violations(),
+            [],
+            "what the daemon did wrong at the stand-in"
+        );
+    }
+}

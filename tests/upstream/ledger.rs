@@ -1,0 +1,154 @@
+//! What happened, for tests to read: every message sent, everything a client did wrong, counts.
+//!
+//! Append-only, in the order things happened, behind one lock that is never held across an await.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+/// So many violations are kept; the first ones tell the story.
+const VIOLATIONS: usize = 1_000;
+/// So many signing times are kept.
+const SIGNS: usize = 1_000;
+
+/// One message that was sent to a room's clients; what is sent again as history is only counted.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Whose room.
+    pub creator: String,
+    /// The broadcast's room id.
+    pub room_id: i64,
+    /// Method name.
+    pub method: String,
+    /// The message id, as in the header and the wrapper.
+    pub msg_id: i64,
+    /// The payload as sent, after patching; empty when the script says so.
+    pub payload: Bytes,
+    /// Line of the capture, from 0; `None` for what a fault put in.
+    pub line: Option<usize>,
+    /// Lap of the capture, from 0.
+    pub lap: u32,
+    /// When it was handed to the sockets.
+    pub at: SystemTime,
+}
+
+/// What a client did that TikTok's web client does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Where: `web`, `sign`, `address`, `socket`.
+    pub place: &'static str,
+    /// The creator or room concerned, when known.
+    pub room: String,
+    /// What was wrong.
+    pub what: String,
+}
+
+/// How often things happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Requests for the page or the web API.
+    pub lookups: u64,
+    /// Signing requests, refused ones too.
+    pub signs: u64,
+    /// Signing requests that were refused.
+    pub signs_refused: u64,
+    /// WebSocket connections that were accepted.
+    pub connections: u64,
+    /// WebSocket handshakes that were refused.
+    pub handshakes_refused: u64,
+    /// Enter-room frames.
+    pub enters: u64,
+    /// Heartbeats.
+    pub heartbeats: u64,
+    /// Frames with messages, over all connections.
+    pub frames: u64,
+    /// Frames that asked for an ack, over all connections.
+    pub acks_wanted: u64,
+    /// Right acks.
+    pub acks: u64,
+    /// Messages, counted once however many clients got them.
+    pub messages: u64,
+    /// Messages that were sent again as history, with a signing answer or in a first frame.
+    pub history: u64,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    sent: Vec<Sent>,
+    violations: Vec<Violation>,
+    signs: Vec<(String, SystemTime)>,
+    counts: Counts,
+}
+
+/// The record of a run.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Book>);
+
+impl Ledger {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything sent so far.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.book().sent.clone()
+    }
+
+    /// Everything clients did wrong so far.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.book().violations.clone()
+    }
+
+    /// When this creator's rooms were to be signed, refused or not; the first thousand times.
+    pub fn sign_times(&self, creator: &str) -> Vec<SystemTime> {
+        let book = self.book();
+        book.signs
+            .iter()
+            .filter(|(name, _)| name == creator)
+            .map(|(_, at)| *at)
+            .collect()
+    }
+
+    /// The counts so far.
+    pub fn counts(&self) -> Counts {
+        self.book().counts
+    }
+
+    pub(crate) fn record_sent(&self, sent: impl IntoIterator<Item = Sent>) {
+        self.book().sent.extend(sent);
+    }
+
+    pub(crate) fn violation(&self, place: &'static str, room: &str, what: impl Into<String>) {
+        let violation = Violation {
+            place,
+            room: room.to_owned(),
+            what: what.into(),
+        };
+        tracing::warn!(
+            place,
+            room,
+            what = violation.what,
+            "client did something wrong"
+        );
+        let violations = &mut self.book().violations;
+        if violations.len() < VIOLATIONS {
+            violations.push(violation);
+        }
+    }
+
+    pub(crate) fn record_sign(&self, creator: &str) {
+        let book = &mut *self.book();
+        if book.signs.len() < SIGNS {
+            book.signs.push((creator.to_owned(), SystemTime::now()));
+        }
+    }
+
+    pub(crate) fn count(&self, update: impl FnOnce(&mut Counts)) {
+        update(&mut self.book().counts);
+    }
+}

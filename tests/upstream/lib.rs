@@ -1,0 +1,231 @@
+//! A stand-in for TikTok's web and webcast servers and for the sign server.
+//!
+//! A real server speaking the real wire protocol: the daemon under test runs unchanged, only its
+//! base URLs point here. It plays recorded rooms as live broadcasts ([`capture`], `playback`),
+//! watches that its clients behave as TikTok's own web client does ([`Violation`]) and misbehaves
+//! on request ([`Fault`]). Read in the order a client meets it: `web` (from a name to a room),
+//! `sign` (from a room to a signed address), `address` and `socket` (the WebSocket), `room` and
+//! `playback` (who is live with what), [`ledger`] (what happened).
+//!
+//! It shares no code with the daemon: the schema in [`wire`] is written a second time on purpose.
+//! On a crash nothing is kept; after a restart all broadcasts are new ones.
+
+mod address;
+pub mod capture;
+mod control;
+pub mod fresh;
+pub mod ledger;
+pub mod patch;
+mod playback;
+mod request;
+mod room;
+pub mod script;
+mod sign;
+mod socket;
+mod web;
+pub mod wire;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::{
+    capture::Capture,
+    ledger::{Counts, Sent, Violation},
+    script::{Act, Creator, Fault, Pace, Record, Refusal, Script, Show},
+};
+use crate::{ledger::Ledger, room::Room, sign::Signed};
+
+/// A running stand-in; dropping it ends all connections and frees the port.
+#[derive(Debug)]
+pub struct Upstream {
+    stage: Arc<Stage>,
+}
+
+/// What the parts share.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) script: Script,
+    /// `host:port` we listen on.
+    pub(crate) authority: String,
+    pub(crate) ledger: Ledger,
+    rooms: HashMap<String, Arc<Room>>,
+    /// By `internalExt`.
+    signed: Mutex<HashMap<String, Signed>>,
+    tasks: TaskTracker,
+    over: CancellationToken,
+}
+
+impl Stage {
+    /// The creator with this name, in any case.
+    pub(crate) fn room(&self, name: &str) -> Option<Arc<Room>> {
+        self.rooms.get(&name.to_lowercase()).cloned()
+    }
+
+    /// The creator whose current or last broadcast has this id.
+    pub(crate) fn room_by_id(&self, id: &str) -> Option<Arc<Room>> {
+        let id: i64 = id.parse().ok()?;
+        self.rooms
+            .values()
+            .find(|room| room.shown_room() == Some(id))
+            .cloned()
+    }
+
+    pub(crate) fn rooms(&self) -> Vec<Arc<Room>> {
+        let mut rooms: Vec<_> = self.rooms.values().cloned().collect();
+        rooms.sort_by(|a, b| a.name.cmp(&b.name));
+        rooms
+    }
+
+    fn signed_book(&self) -> MutexGuard<'_, HashMap<String, Signed>> {
+        self.signed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn signed(&self, internal_ext: &str) -> Option<Signed> {
+        self.signed_book().get(internal_ext).cloned()
+    }
+
+    pub(crate) fn keep_signed(&self, internal_ext: String, signed: Signed) {
+        // Old entries stay for a while, so that their late use is called by its name.
+        let keep = self.script.signed_life * 10;
+        let mut book = self.signed_book();
+        book.retain(|_, signed| signed.at.elapsed() < keep);
+        book.insert(internal_ext, signed);
+    }
+
+    /// Runs a task until it ends or the stand-in is stopped.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks
+            .spawn(self.over.clone().run_until_cancelled_owned(task));
+    }
+}
+
+impl Upstream {
+    /// Listens and begins to play.
+    pub async fn start(script: Script) -> anyhow::Result<Self> {
+        let listener = tokio::net::TcpListener::bind(script.listen)
+            .await
+            .with_context(|| format!("can't listen on {}: is the port taken?", script.listen))?;
+        let authority = listener.local_addr()?.to_string();
+        let rooms = script
+            .creators
+            .iter()
+            .map(|creator| {
+                (
+                    creator.name.to_lowercase(),
+                    Arc::new(Room::new(creator.clone())),
+                )
+            })
+            .collect();
+        let stage = Arc::new(Stage {
+            script,
+            authority,
+            ledger: Ledger::default(),
+            rooms,
+            signed: Mutex::default(),
+            tasks: TaskTracker::new(),
+            over: CancellationToken::new(),
+        });
+        for room in stage.rooms() {
+            if let Show::Plays(capture) = &room.show {
+                stage.spawn(playback::play(stage.clone(), room.clone(), capture.clone()));
+            }
+        }
+        let router = router(stage.clone());
+        let over = stage.over.clone();
+        stage.spawn(async move {
+            let served =
+                axum::serve(listener, router).with_graceful_shutdown(over.cancelled_owned());
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the listener failed");
+            }
+        });
+        Ok(Self { stage })
+    }
+
+    /// `http://host:port`: what `TIKTOK_WEB_URL`, `TIKTOK_WEBCAST_URL` and `EULER_API_URL` shall
+    /// be.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.stage.authority)
+    }
+
+    /// Everything sent so far, in order.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.stage.ledger.sent()
+    }
+
+    /// Everything clients did wrong so far.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.stage.ledger.violations()
+    }
+
+    /// How often things happened so far.
+    pub fn counts(&self) -> Counts {
+        self.stage.ledger.counts()
+    }
+
+    /// When this creator's rooms were to be signed, refused or not.
+    pub fn sign_times(&self, creator: &str) -> Vec<SystemTime> {
+        self.stage.ledger.sign_times(creator)
+    }
+
+    /// Arms a fault; counted from now on. False when there is no such creator.
+    pub fn fault(&self, creator: &str, fault: Fault) -> bool {
+        let room = self.stage.room(creator);
+        room.inspect(|room| room.arm(fault)).is_some()
+    }
+
+    /// Whether this creator's last lap is over; false for those who play nothing.
+    pub fn finished(&self, creator: &str) -> bool {
+        self.stage.room(creator).is_some_and(|room| room.finished())
+    }
+
+    /// The room id of the creator's running broadcast.
+    pub fn room_id(&self, creator: &str) -> Option<i64> {
+        self.stage.room(creator)?.live().map(|live| live.room_id)
+    }
+
+    /// Stops playing, ends all connections, and waits until that is done.
+    pub async fn stop(self) {
+        self.stage.over.cancel();
+        self.stage.tasks.close();
+        // Nothing of ours runs longer once it is told to stop.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.stage.tasks.wait()).await;
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stage.over.cancel();
+    }
+}
+
+fn router(stage: Arc<Stage>) -> Router {
+    Router::new()
+        .route("/{handle}/live", get(web::live_page))
+        .route("/api-live/user/room/", get(web::user_room))
+        .route("/webcast/room/info/", get(web::room_info))
+        .route("/webcast/room/check_alive/", get(web::check_alive))
+        .route("/webcast/rooms/{room_id}/connect", get(sign::connect))
+        .route(
+            "/webcast/anchors/{unique_id}/room_id",
+            get(sign::room_id_of),
+        )
+        .route("/webcast/fetch", get(sign::fetch))
+        .route(sign::SOCKET_PATH, get(socket::handshake))
+        .route("/stand-in/state", get(control::state))
+        .route("/stand-in/faults/{creator}", post(control::arm))
+        .with_state(stage)
+}
+
+#[cfg(test)]
+mod tests;

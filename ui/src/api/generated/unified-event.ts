@@ -1,0 +1,771 @@
+// Generated from docs/contracts/unified-event.v1.schema.json by `npm run generate`. Do not edit.
+
+/**
+ * One event of a TikTok LIVE room.
+ */
+export type UnifiedEvent = {
+  /**
+   * `true` when it was sent before we connected: shown, but not acted upon.
+   */
+  backlog?: boolean;
+  /**
+   * The idempotency key.
+   */
+  eventId: EventId;
+  /**
+   * When we received it.
+   */
+  ingestedAt: Timestamp;
+  /**
+   * The original session, for a replay.
+   */
+  replayOf?: string;
+  /**
+   * Always `unified-event.v1`.
+   */
+  schemaVersion: SchemaVersion;
+  /**
+   * Place in the room's order: rises over the whole room, contiguous inside a session.
+   */
+  seqNo: number;
+  /**
+   * The connection or replay that brought it (uuid v7).
+   */
+  sessionId: string;
+  /**
+   * Live, or a stored session shown again.
+   */
+  source: Source;
+  /**
+   * TikTok's room id: new for every broadcast.
+   */
+  streamId: string;
+  /**
+   * When it happened, by TikTok's clock where the message has a time.
+   */
+  timestamp: Timestamp;
+  /**
+   * Who did it; left out where the message has no user.
+   */
+  user?: User;
+} & (
+  | {
+      eventType: "CHAT";
+      payload: Chat;
+    }
+  | {
+      eventType: "GIFT";
+      payload: Gift;
+    }
+  | {
+      eventType: "LIKE";
+      payload: Like;
+    }
+  | {
+      eventType: "JOIN";
+      payload: Join;
+    }
+  | {
+      eventType: "FOLLOW";
+      payload: Follow;
+    }
+  | {
+      eventType: "SHARE";
+      payload: Share;
+    }
+  | {
+      eventType: "SUBSCRIBE";
+      payload: Subscribe;
+    }
+  | {
+      eventType: "EMOTE";
+      payload: EmoteChat;
+    }
+  | {
+      eventType: "BATTLE";
+      payload: Battle;
+    }
+  | {
+      eventType: "ROOM_USER";
+      payload: RoomUser;
+    }
+  | {
+      eventType: "STREAM_END";
+      payload: StreamEnd;
+    }
+  | {
+      eventType: "CONNECTED";
+      payload: Connection;
+    }
+  | {
+      eventType: "DISCONNECTED";
+      payload: Connection;
+    }
+  | {
+      eventType: "ERROR";
+      payload: Connection;
+    }
+  | {
+      eventType: "RAW";
+      payload: Raw;
+    }
+);
+/**
+ * hex(sha256(streamId + ":" + seqNo + ":" + type)): the idempotency key
+ */
+export type EventId = string;
+/**
+ * RFC 3339, UTC, milliseconds
+ */
+export type Timestamp = string;
+/**
+ * The version of the form.
+ */
+export type SchemaVersion = "unified-event.v1";
+/**
+ * Where a message comes from.
+ */
+export type Source = "live" | "replay";
+/**
+ * What a banner announces.
+ */
+export type BannerKind =
+  | "superFanJoined"
+  | "superFan"
+  | "subscribed"
+  | "giftedSubscription"
+  | "gifterLevelUp"
+  | "gifterEntered"
+  | "fanLevelUp"
+  | "fanEntered"
+  | "commerce"
+  | "event"
+  | "other";
+/**
+ * Which message a `BATTLE` event comes from.
+ */
+export type BattleKind = "battle" | "armies" | "barrage";
+/**
+ * How a battle ended for a side.
+ */
+export type BattleResult = "win" | "lose" | "draw";
+/**
+ * What happened in a battle.
+ */
+export type BattleStatus =
+  "invited" | "rejected" | "cancelled" | "accepted" | "started" | "scores" | "finished" | "cutShort" | "other";
+/**
+ * How far a streak is.
+ */
+export type StreakState = "progress" | "final" | "single";
+/**
+ * How a subscription renews.
+ */
+export type SubscriptionKind = "once" | "autoRenew" | "other";
+
+/**
+ * A TikTok account as the message shows it; what the message does not say is left out.
+ */
+export interface User {
+  /**
+   * A picture; such addresses expire.
+   */
+  avatarUrl?: string;
+  /**
+   * Badges, one per scene (the highest level of each).
+   */
+  badges?: Badge[];
+  /**
+   * The shown name.
+   */
+  displayName?: string;
+  /**
+   * How many follow the account.
+   */
+  followerCount?: number;
+  /**
+   * How many the account follows.
+   */
+  followingCount?: number;
+  /**
+   * Level as a gifter.
+   */
+  gifterLevel?: number;
+  /**
+   * What the account is in this room.
+   */
+  roles: Roles;
+  /**
+   * TikTok's opaque id for profile links.
+   */
+  secUid?: string;
+  /**
+   * Level in the creator's fan club.
+   */
+  teamLevel?: number;
+  /**
+   * The account's number: stays the same when names change.
+   */
+  userId: string;
+  /**
+   * The @name.
+   */
+  username?: string;
+  /**
+   * Verified by TikTok.
+   */
+  verified?: boolean;
+}
+/**
+ * A badge beside a name.
+ */
+export interface Badge {
+  /**
+   * Its picture.
+   */
+  imageUrl?: string;
+  /**
+   * Its level.
+   */
+  level?: number;
+  /**
+   * TikTok's number of the scene: 1 moderator, 4 subscriber, 6 rank, 8 gifter level,
+   * 10 fan club level, …
+   */
+  scene: number;
+  /**
+   * The text on it.
+   */
+  text?: string;
+}
+/**
+ * What an account is in a room.
+ */
+export interface Roles {
+  /**
+   * Is the creator.
+   */
+  anchor: boolean;
+  /**
+   * Follows the creator.
+   */
+  follower: boolean;
+  /**
+   * Moderates for the creator.
+   */
+  moderator: boolean;
+  /**
+   * Pays a subscription to the creator.
+   */
+  subscriber: boolean;
+  /**
+   * Wears a rank badge of the top gifters.
+   */
+  topGifter: boolean;
+}
+/**
+ * A banner over the picture.
+ */
+export interface Banner {
+  /**
+   * The key by which TikTok chooses the text it shows.
+   */
+  displayType?: string;
+  /**
+   * What it announces.
+   */
+  kind: BannerKind;
+  /**
+   * The level reached or worn.
+   */
+  level?: number;
+  /**
+   * TikTok's number of the banner.
+   */
+  number: number;
+  /**
+   * The text, with its places still named.
+   */
+  text?: string;
+}
+/**
+ * `BATTLE`.
+ */
+export interface Battle {
+  /**
+   * Which banner, for a barrage.
+   */
+  banner?: Banner;
+  /**
+   * Names the battle; left out for a barrage.
+   */
+  battleId?: string;
+  /**
+   * How long it lasts, in seconds.
+   */
+  durationSeconds?: number;
+  /**
+   * Which of the three messages it is.
+   */
+  kind: BattleKind;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+  /**
+   * The sides with their scores.
+   */
+  sides?: BattleSide[];
+  /**
+   * When it began.
+   */
+  startedAt?: Timestamp;
+  /**
+   * What happened in the battle; left out for a barrage.
+   */
+  status?: BattleStatus;
+}
+/**
+ * One side of a battle: a creator and those who give for them.
+ */
+export interface BattleSide {
+  /**
+   * A picture.
+   */
+  avatarUrl?: string;
+  /**
+   * Who gave, with their points.
+   */
+  contributors?: Contributor[];
+  /**
+   * The shown name.
+   */
+  displayName?: string;
+  /**
+   * How it ended for this side.
+   */
+  result?: BattleResult;
+  /**
+   * Points; left out where the message has none.
+   */
+  score?: number;
+  /**
+   * The team, in team battles.
+   */
+  teamId?: string;
+  /**
+   * The account's number.
+   */
+  userId: string;
+  /**
+   * The @name.
+   */
+  username?: string;
+}
+/**
+ * Somebody who gave for a side.
+ */
+export interface Contributor {
+  /**
+   * A picture.
+   */
+  avatarUrl?: string;
+  /**
+   * The shown name.
+   */
+  displayName?: string;
+  /**
+   * Points.
+   */
+  score: number;
+  /**
+   * The account's number.
+   */
+  userId: string;
+  /**
+   * The @name.
+   */
+  username?: string;
+}
+/**
+ * `CHAT`.
+ */
+export interface Chat {
+  /**
+   * Emotes inside the text.
+   */
+  emotes?: Emote[];
+  /**
+   * Its language code.
+   */
+  language?: string;
+  /**
+   * Accounts it mentions.
+   */
+  mentions?: Person[];
+  /**
+   * What was written.
+   */
+  message: string;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+}
+/**
+ * One emote.
+ */
+export interface Emote {
+  /**
+   * Its id.
+   */
+  emoteId: string;
+  /**
+   * Its picture.
+   */
+  imageUrl?: string;
+  /**
+   * Where it stands in the message, in UTF-16 units.
+   */
+  position?: number;
+}
+/**
+ * An account that is only mentioned: a recipient, a guest, a rank.
+ */
+export interface Person {
+  /**
+   * A picture.
+   */
+  avatarUrl?: string;
+  /**
+   * The shown name.
+   */
+  displayName?: string;
+  /**
+   * The account's number.
+   */
+  userId: string;
+  /**
+   * The @name.
+   */
+  username?: string;
+}
+/**
+ * The price of a gift.
+ */
+export interface Coins {
+  /**
+   * `unit` × `giftCount`.
+   */
+  total: number;
+  /**
+   * For one item.
+   */
+  unit: number;
+}
+/**
+ * `CONNECTED`, `DISCONNECTED`, `ERROR`: the life of our connection to the room.
+ */
+export interface Connection {
+  /**
+   * How many attempts in a row this is, from 1.
+   */
+  attempt: number;
+  /**
+   * The WebSocket close code, when there was one.
+   */
+  closeCode?: number;
+  /**
+   * More about it, free of secrets.
+   */
+  detail?: string;
+  /**
+   * The creator's account number (`CONNECTED`).
+   */
+  ownerId?: string;
+  /**
+   * The creator's shown name (`CONNECTED`).
+   */
+  ownerNickname?: string;
+  /**
+   * Who delivers: `direct` or `euler`.
+   */
+  provider: string;
+  /**
+   * `ControlEvent.` and the event type.
+   */
+  rawType: string;
+  /**
+   * A category, such as `start`, `reconnect`, `stream_end`, `closed`, `silent`, `sign_refused`.
+   */
+  reason: string;
+  /**
+   * When the broadcast began, as TikTok says (`CONNECTED`).
+   */
+  startedAt?: Timestamp;
+  /**
+   * The title of the broadcast (`CONNECTED`).
+   */
+  title?: string;
+  /**
+   * The creator's @name, as TikTok spells it.
+   */
+  uniqueId?: string;
+}
+/**
+ * `EMOTE`.
+ */
+export interface EmoteChat {
+  /**
+   * The emotes, in order.
+   */
+  emotes: Emote[];
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+}
+/**
+ * `FOLLOW`.
+ */
+export interface Follow {
+  /**
+   * The key by which TikTok chooses the text it shows.
+   */
+  displayType?: string;
+  /**
+   * Followers of the creator after it.
+   */
+  followCount?: number;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+}
+/**
+ * `GIFT`. A streak is several events for one gift; only the one whose state is `final` or
+ * `single` counts for coins.
+ */
+export interface Gift {
+  /**
+   * What it costs.
+   */
+  coins: Coins;
+  /**
+   * How many items so far: in a streak the running total, not the increment.
+   */
+  giftCount: number;
+  /**
+   * Which gift.
+   */
+  giftId: string;
+  /**
+   * Its name, such as `Rose`.
+   */
+  giftName?: string;
+  /**
+   * Its picture.
+   */
+  imageUrl?: string;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+  /**
+   * Who gets it, when that is not the creator.
+   */
+  recipient?: Person;
+  /**
+   * Its place in a streak.
+   */
+  streak: Streak;
+}
+/**
+ * The place of a gift message in its streak.
+ */
+export interface Streak {
+  /**
+   * Names the streak: sender, gift and TikTok's group id.
+   */
+  id: string;
+  /**
+   * `true` when the end did not come and a time-out concluded it.
+   */
+  inferred: boolean;
+  /**
+   * Whether more is to come.
+   */
+  state: StreakState;
+}
+/**
+ * `JOIN`.
+ */
+export interface Join {
+  /**
+   * TikTok's number of what happened: 1 joined, 3 subscribed; others are moderation.
+   */
+  action: number;
+  /**
+   * Viewers at that moment.
+   */
+  memberCount: number;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+}
+/**
+ * `LIKE`.
+ */
+export interface Like {
+  /**
+   * Likes in this batch.
+   */
+  count: number;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+  /**
+   * Likes of the room, as this message says; upstream it jumps back and forth.
+   */
+  total: number;
+}
+/**
+ * `RAW`: a message that has no event type of its own.
+ */
+export interface Raw {
+  /**
+   * Its typed content, where we can read the type: poll, goal, caption, question, pin, ….
+   */
+  decoded?: {
+    [k: string]: unknown | undefined;
+  };
+  /**
+   * Its data untouched: base64 of the protobuf bytes, or the JSON object.
+   */
+  raw: {
+    [k: string]: unknown | undefined;
+  };
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+}
+/**
+ * `ROOM_USER`.
+ */
+export interface RoomUser {
+  /**
+   * Watching without an account.
+   */
+  anonymousViewers?: number;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+  /**
+   * The leaders by coins.
+   */
+  topViewers?: TopViewer[];
+  /**
+   * Since the broadcast began.
+   */
+  totalViewers: number;
+  /**
+   * Watching now.
+   */
+  viewerCount: number;
+}
+/**
+ * A place in the ranking of a room.
+ */
+export interface TopViewer {
+  /**
+   * A picture.
+   */
+  avatarUrl?: string;
+  /**
+   * Coins given.
+   */
+  coins: number;
+  /**
+   * The shown name.
+   */
+  displayName?: string;
+  /**
+   * From 1.
+   */
+  rank: number;
+  /**
+   * The account's number.
+   */
+  userId: string;
+  /**
+   * The @name.
+   */
+  username?: string;
+}
+/**
+ * `SHARE`.
+ */
+export interface Share {
+  /**
+   * The key by which TikTok chooses the text it shows.
+   */
+  displayType?: string;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+  /**
+   * Shares of the room after it.
+   */
+  shareCount?: number;
+  /**
+   * Where to: `-1` or TikTok's number of a platform.
+   */
+  shareTarget?: string;
+}
+/**
+ * `STREAM_END`.
+ */
+export interface StreamEnd {
+  /**
+   * TikTok's number: 3 ended by the creator, 4 ended by moderation.
+   */
+  action: number;
+  /**
+   * The text that came with it.
+   */
+  message?: string;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+}
+/**
+ * `SUBSCRIBE`.
+ */
+export interface Subscribe {
+  /**
+   * The key by which TikTok chooses the text it shows (from social messages).
+   */
+  displayType?: string;
+  /**
+   * Whether it is the account's first.
+   */
+  first?: boolean;
+  /**
+   * Months in total.
+   */
+  months?: number;
+  /**
+   * TikTok's method name.
+   */
+  rawType: string;
+  /**
+   * How it renews.
+   */
+  type?: SubscriptionKind;
+}
