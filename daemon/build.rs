@@ -24,7 +24,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    let bodies = schema.file.iter().filter(|file| file.package() == "webcast");
+    let bodies = schema
+        .file
+        .iter()
+        .filter(|file| file.package() == "webcast");
     let shapes = shapes(bodies.flat_map(|file| &file.message_type))?;
     std::fs::write(
         Path::new(&std::env::var("OUT_DIR")?).join("shapes.rs"),

@@ -129,3 +129,112 @@ impl<'a> Wire<'a> {
         Some(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    /// A message whose header has the given fields; field 3 stands for its content.
+    fn message(header: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![
+            0x1a,
+            2,
+            b'h',
+            b'i',
+            0x0a,
+            u8::try_from(header.len()).unwrap(),
+        ];
+        bytes.extend_from_slice(header);
+        bytes
+    }
+
+    fn varint(field: u8, mut number: u64) -> Vec<u8> {
+        let mut bytes = vec![field << 3];
+        while number >= 0x80 {
+            bytes.push(number.to_le_bytes()[0] | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number.to_le_bytes()[0]);
+        bytes
+    }
+
+    #[test]
+    fn a_header_is_found_wherever_it_stands() {
+        let fields = [
+            vec![0x0a, 3, b'a', b'.', b'B'],
+            varint(2, 7_301_234_600_000_065_537),
+            varint(3, 7_301_234_567_890_123_456),
+            varint(4, 1_763_800_000_250),
+            varint(6, 1),
+        ];
+        assert_eq!(
+            header(&message(&fields.concat())),
+            Some(Header {
+                msg_id: Some(7_301_234_600_000_065_537),
+                room_id: Some(7_301_234_567_890_123_456),
+                create_time_ms: Some(1_763_800_000_250),
+            })
+        );
+    }
+
+    #[test]
+    fn zero_is_absent_and_seconds_are_converted() {
+        let fields = [varint(2, 0), varint(4, 1_696_446_719)];
+        let found = header(&message(&fields.concat())).unwrap();
+        assert_eq!(found.msg_id, None);
+        assert_eq!(found.create_time_ms, Some(1_696_446_719_000));
+        assert_eq!(header(&message(&[])), Some(Header::default()));
+    }
+
+    #[test]
+    fn what_is_no_header_is_not_taken_for_one() {
+        assert_eq!(header(&[]), None);
+        // Field 1 is a number, as in `WebcastWeeklyRankRewardMessage`.
+        assert_eq!(header(&varint(1, 5)), None);
+        // Field 1 is a message whose field 1 is no method name.
+        assert_eq!(header(&message(&varint(1, 5))), None);
+        assert_eq!(header(&message(&[0x0a, 2, 0, 1])), None);
+        // It ends in the middle.
+        let whole = message(&varint(2, 7_301_234_600_000_065_537));
+        for length in 0..whole.len() {
+            assert_eq!(header(&whole[..length]), None);
+        }
+    }
+
+    #[test]
+    fn times_below_the_limit_are_seconds() {
+        assert_eq!(in_millis(99_999_999_999), 99_999_999_999_000);
+        assert_eq!(in_millis(100_000_000_000), 100_000_000_000);
+        assert_eq!(in_millis(i64::MIN), i64::MIN);
+    }
+
+    #[test]
+    fn one_bad_message_does_not_cost_the_frame() {
+        let good = frames::BaseMessage {
+            method: "WebcastChatMessage".into(),
+            ..Default::default()
+        };
+        let fetch = frames::FetchResult {
+            messages: vec![good.encode_to_vec().into(), vec![0x0a, 1, 0xff].into()],
+            ..Default::default()
+        };
+        let read = frames::FetchResult::decode(fetch.encode_to_vec().as_slice()).unwrap();
+        let read: Vec<_> = read
+            .messages
+            .into_iter()
+            .map(|message| frames::BaseMessage::decode(message).ok())
+            .collect();
+        assert_eq!(read, [Some(good), None]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            header(&bytes);
+            header(&message(&bytes[..bytes.len().min(100)]));
+        }
+    }
+}

@@ -30,6 +30,7 @@ pub enum Format {
 
 /// Log settings.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)] // several stages have `Options`; a group would be named after the type
 pub struct Options {
     /// How much to log
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]

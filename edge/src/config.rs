@@ -17,13 +17,11 @@ pub(crate) fn shards(env: &Env) -> u32 {
     let Some(value) = text(env, "STREAM_SHARDS") else {
         return 1;
     };
-    match value.parse() {
-        Ok(shards @ 1..=64) => shards,
-        _ => {
-            log::error("STREAM_SHARDS is 1 to 64; 1 is used", &[("value", &value)]);
-            1
-        }
+    if let Ok(shards @ 1..=64) = value.parse() {
+        return shards;
     }
+    log::error("STREAM_SHARDS is 1 to 64; 1 is used", &[("value", &value)]);
+    1
 }
 
 /// `PUBLIC_HOSTS`, default none: names besides the loopback ones under which the Worker answers,

@@ -160,9 +160,7 @@ impl Db {
                 &[(&username, Type::TEXT), (&lower, Type::TEXT)],
             )
             .await?;
-        rows.first()
-            .map(|row| get(row, 0))
-            .transpose()
+        rows.first().map(|row| get(row, 0)).transpose()
     }
 
     async fn stream_exists(&self, stream_id: &str) -> Result<bool, Error> {
@@ -285,10 +283,7 @@ impl Db {
         limit: u32,
     ) -> Result<Vec<(u64, String)>, Error> {
         // A replay shows the original's events, which lie in the original's days.
-        let id = session
-            .replay_of
-            .unwrap_or(session.session_id)
-            .to_string();
+        let id = session.replay_of.unwrap_or(session.session_id).to_string();
         let sql = format!(
             "SELECT seq_no, event::text FROM events \
              WHERE session_id = $1::uuid AND seq_no >= $2 \
@@ -396,10 +391,10 @@ fn page<T>(
     let limit = limit as usize;
     let shown = &rows[..rows.len().min(limit)];
     let next = match shown.last() {
-        Some(last) if rows.len() > limit => Some(ListCursor {
+        Some(row) if rows.len() > limit => Some(ListCursor {
             list,
-            micros: get(last, 1)?,
-            id: get(last, 0)?,
+            micros: get(row, 1)?,
+            id: get(row, 0)?,
         }),
         _ => None,
     };
@@ -446,9 +441,7 @@ fn session(row: &Row) -> Result<Session, Error> {
             "replay" => Source::Replay,
             _ => Source::Live,
         },
-        replay_of: get::<Option<&str>>(row, 5)?
-            .map(uuid)
-            .transpose()?,
+        replay_of: get::<Option<&str>>(row, 5)?.map(uuid).transpose()?,
         provider: get(row, 6)?,
         last_event_at: timestamp(get(row, 7)?),
         ended_at: get::<Option<i64>>(row, 8)?.map(timestamp),

@@ -94,7 +94,14 @@ mod tests {
     #[test]
     fn only_this_machine_is_answered() {
         let uri = "http://localhost:3000/health";
-        for host in ["localhost", "localhost:3000", "LOCALHOST", "127.0.0.1:3000", "[::1]", "[::1]:3000"] {
+        for host in [
+            "localhost",
+            "localhost:3000",
+            "LOCALHOST",
+            "127.0.0.1:3000",
+            "[::1]",
+            "[::1]:3000",
+        ] {
             assert_eq!(check(&request(uri, Some(host)), None), Ok(()), "{host}");
         }
         assert_eq!(check(&request(uri, None), None), Ok(()));

@@ -7,6 +7,11 @@
 //! eviction forgets window and clients; clients come back with their cursors and the database
 //! tells them what they missed.
 
+#![allow(
+    missing_docs,
+    reason = "the attribute `durable_object` adds methods without"
+)]
+
 pub(crate) mod feed;
 mod pace;
 pub(crate) mod sse;
@@ -128,7 +133,10 @@ impl Room {
     fn new(stream_id: &str, state: Rc<State>, env: Env) -> Self {
         Self {
             stream_id: stream_id.to_owned(),
-            database: Rc::new(SharedDb::new(env, db::Background::Object(Rc::clone(&state)))),
+            database: Rc::new(SharedDb::new(
+                env,
+                db::Background::Object(Rc::clone(&state)),
+            )),
             state,
             window: RefCell::new(Window::new(stream_id)),
             moved: Signal::default(),
@@ -203,7 +211,6 @@ impl Room {
     async fn close_one_hole(self: &Rc<Self>) {
         let began = crate::now().as_millis();
         let to = self.window.borrow().hole().map(|hole| hole.to);
-        let mut reason = GapReason::NotStored;
         loop {
             let Some(hole) = self.window.borrow().hole() else {
                 return;
@@ -216,24 +223,20 @@ impl Room {
                 .database
                 .stream_events(&self.stream_id, Some(hole.from), PAGE)
                 .await;
-            let found = match rows {
+            let reason = match rows {
                 Ok(rows) => {
-                    reason = GapReason::NotStored;
                     if self.window.borrow_mut().fill(&rows) {
                         self.moved.raise();
                         return;
                     }
-                    !rows.is_empty()
+                    if !rows.is_empty() {
+                        self.moved.raise();
+                        continue;
+                    }
+                    GapReason::NotStored
                 }
-                Err(_) => {
-                    reason = GapReason::DatabaseDown;
-                    false
-                }
+                Err(_) => GapReason::DatabaseDown,
             };
-            if found {
-                self.moved.raise();
-                continue;
-            }
             if waited {
                 log::warn(
                     "events are missing in the live feed",
@@ -252,11 +255,7 @@ impl Room {
     }
 
     /// Opens a client's feed, or says why not.
-    async fn open(
-        self: &Rc<Self>,
-        start: Start,
-        notice: Option<Gap>,
-    ) -> worker::Result<Response> {
+    async fn open(self: &Rc<Self>, start: Start, notice: Option<Gap>) -> worker::Result<Response> {
         if self.clients.get() >= MAX_CLIENTS {
             return Problem::unavailable("live feed of this stream").to_worker();
         }

@@ -10,6 +10,11 @@
 //! every 10 s. Without Redis it tries again for ever, at most 3 s apart. A loop that was left
 //! behind in a former instance is cut off by closing its connection at Redis.
 
+#![allow(
+    missing_docs,
+    reason = "the attribute `durable_object` adds methods without"
+)]
+
 pub(crate) mod batch;
 
 use std::cell::{Cell, RefCell};
@@ -441,6 +446,7 @@ impl Reader {
         if status.state != RelayState::Reading {
             status.connections += 1;
             drop(status);
+            log::info("the relay reads", &[]);
             self.set_state(RelayState::Reading, None);
         }
     }

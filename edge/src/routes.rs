@@ -10,7 +10,6 @@ mod streams;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
@@ -113,9 +112,10 @@ impl StreamName {
     async fn resolve(&self, db: &Db) -> Result<String, Problem> {
         match self {
             Self::Id(id) => Ok(id.clone()),
-            Self::Creator(name) => db.current_stream(name).await?.ok_or_else(|| {
-                Problem::not_found(format!("no broadcast of @{name} is known"))
-            }),
+            Self::Creator(name) => db
+                .current_stream(name)
+                .await?
+                .ok_or_else(|| Problem::not_found(format!("no broadcast of @{name} is known"))),
         }
     }
 }

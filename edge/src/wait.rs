@@ -77,10 +77,7 @@ impl Future for Wait {
             return Poll::Ready(());
         }
         let mut waiting = self.signal.waiting.borrow_mut();
-        if !waiting
-            .iter()
-            .any(|waker| waker.will_wake(context.waker()))
-        {
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
             waiting.push(context.waker().clone());
         }
         Poll::Pending

@@ -69,24 +69,15 @@ impl Log {
 impl Daemon {
     /// Starts `ttlc run` with exactly these settings; the log goes on where it is.
     pub(crate) fn start(settings: &[(String, String)], log: &Log) -> anyhow::Result<Self> {
-        let program = project::program("ttlc");
-        ensure!(
-            project::is_program(&program),
-            "{} is not built: cargo build -p daemon -p tests --bins",
-            program.display()
-        );
-        let mut command = Command::new(program);
-        // Nothing from the developer's own environment may change a test.
-        command
-            .env_clear()
-            .envs(settings.iter().cloned())
-            .arg("run");
-        let sink = log.clone();
-        let process = Process::start("ttlc", command, Box::new(move |line| sink.push(line)))?;
         Ok(Self {
-            process,
+            process: start(settings, log, "run")?,
             log: log.clone(),
         })
+    }
+
+    /// Runs `ttlc migrate` to its end.
+    pub(crate) fn migrate(settings: &[(String, String)], log: &Log) -> anyhow::Result<ExitStatus> {
+        start(settings, log, "migrate")?.wait(Some(PATIENCE))
     }
 
     /// How it ended, when it has.
@@ -110,6 +101,23 @@ impl Daemon {
     pub(crate) fn kill(mut self) {
         self.process.kill();
     }
+}
+
+fn start(settings: &[(String, String)], log: &Log, subcommand: &str) -> anyhow::Result<Process> {
+    let program = project::program("ttlc");
+    ensure!(
+        project::is_program(&program),
+        "{} is not built: cargo build -p daemon -p tests --bins",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    // Nothing from the developer's own environment may change a test.
+    command
+        .env_clear()
+        .envs(settings.iter().cloned())
+        .arg(subcommand);
+    let sink = log.clone();
+    Process::start("ttlc", command, Box::new(move |line| sink.push(line)))
 }
 
 /// How long a whole capture may take on a busy machine.

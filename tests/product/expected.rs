@@ -295,12 +295,18 @@ fn check_sides(payload: &Value, facts: &Value, context: &str) {
                 .map(|(id, side)| (id.clone(), number(&side["score"]))),
         );
     }
-    let sides: BTreeMap<String, i64> = list(&payload["sides"])
-        .iter()
-        .map(|side| (text(&side["userId"]).to_owned(), number(&side["score"])))
-        .collect();
-    for (host, score) in expected {
-        assert_eq!(sides.get(&host), Some(&score), "score of {host}: {context}");
+    // In a team battle each side has its own score and the fixtures have the team's.
+    let sides = list(&payload["sides"]);
+    let score = |host: &str| -> Option<i64> {
+        let side = sides.iter().find(|side| side["userId"] == host)?;
+        let team = &side["teamId"];
+        let mates = sides
+            .iter()
+            .filter(|mate| mate["userId"] == host || (!team.is_null() && mate["teamId"] == *team));
+        Some(mates.map(|mate| number(&mate["score"])).sum())
+    };
+    for (host, expected) in expected {
+        assert_eq!(score(&host), Some(expected), "score of {host}: {context}");
     }
 }
 

@@ -5,13 +5,16 @@
 //! built before (`cargo xtask test` does it, or `cargo build -p daemon -p tests --bins`).
 
 mod bad_input;
+mod browser;
 mod captures;
 mod crashes;
 mod daemon;
 mod expected;
+mod feed;
 mod outages;
 mod product;
 mod reconnects;
 mod rows;
 mod stand_in;
 mod stores;
+mod whole;

@@ -50,6 +50,18 @@ impl Product {
         others: &[&str],
         settings: &[(&str, &str)],
     ) -> Self {
+        let mut product = Self::prepare(script, stores, others, settings).await;
+        product.start_daemon();
+        product
+    }
+
+    /// The same without the daemon.
+    pub(crate) async fn prepare(
+        script: Script,
+        stores: Stores,
+        others: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut creators: Vec<_> = script.creators.iter().map(|one| one.name.clone()).collect();
         creators.extend(others.iter().map(|&name| name.to_owned()));
         let upstream = Upstream::start(script).await.expect("the stand-in starts");
@@ -81,6 +93,16 @@ impl Product {
         };
         product.start_daemon();
         product
+    }
+
+    /// Makes the tables, as the first start of a daemon would.
+    pub(crate) fn migrate(&self) {
+        let migrated = Daemon::migrate(&self.settings, &self.log).expect("it migrates");
+        assert!(
+            migrated.success(),
+            "{migrated}: {}",
+            self.log.lines().join("\n")
+        );
     }
 
     /// Starts the daemon (again).
@@ -141,7 +163,6 @@ impl Product {
                 self.log.lines().join("\n")
             );
         }
-        Ok(())
     }
 
     /// Stops the daemon gently: it has to end by itself and with success.

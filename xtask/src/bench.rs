@@ -24,10 +24,19 @@ use crate::{
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut build = Command::new(project::cargo());
     build
-        .args(["build", "--release", "--package", "daemon", "--package", "tests"])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "daemon",
+            "--package",
+            "tests",
+        ])
         .args(["--bin", "ttlc", "--bin", "bench"])
         .current_dir(project::root());
-    progress::step("building for measuring (release)", || processes::run("cargo", build))?;
+    progress::step("building for measuring (release)", || {
+        processes::run("cargo", build)
+    })?;
     node::install_edge_tools()?;
     ui::build()?;
     edge::build(edge::Profile::Release)?;

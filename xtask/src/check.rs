@@ -48,10 +48,21 @@ pub fn run() -> Result<()> {
     }
     progress::line("");
     for (name, passed, time) in &table {
-        let verdict = if *passed { progress::paint(32, "ok    ") } else { progress::paint(31, "FAILED") };
-        progress::line(&format!("{verdict} {name:<30} {:>12}", progress::seconds(*time)));
+        let verdict = if *passed {
+            progress::paint(32, "ok    ")
+        } else {
+            progress::paint(31, "FAILED")
+        };
+        progress::line(&format!(
+            "{verdict} {name:<30} {:>12}",
+            progress::seconds(*time)
+        ));
     }
-    let failed: Vec<_> = table.iter().filter(|(_, passed, _)| !passed).map(|(name, ..)| *name).collect();
+    let failed: Vec<_> = table
+        .iter()
+        .filter(|(_, passed, _)| !passed)
+        .map(|(name, ..)| *name)
+        .collect();
     if !failed.is_empty() {
         bail!("check failed: {}", failed.join("; "));
     }
@@ -66,14 +77,21 @@ fn cargo() -> Command {
 
 fn format() -> Result<()> {
     let mut command = cargo();
-    command.args(["fmt", "--all", "--check"]);
+    command.args(["fmt", "--all", "--check", "--", "--color", "never"]);
     processes::run("fmt", command)
 }
 
 fn clippy_native() -> Result<()> {
     let mut command = cargo();
     command
-        .args(["clippy", "--locked", "--workspace", "--exclude", "edge", "--all-targets"])
+        .args([
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--exclude",
+            "edge",
+            "--all-targets",
+        ])
         .args(["--", "-D", "warnings"]);
     processes::run("clippy", command)
 }
@@ -85,7 +103,14 @@ fn clippy_wasm(package: &str) -> Result<()> {
     let mut command = toolchain.cargo();
     command
         .current_dir(project::root())
-        .args(["clippy", "--locked", "--package", package, "--target", wasm::TARGET])
+        .args([
+            "clippy",
+            "--locked",
+            "--package",
+            package,
+            "--target",
+            wasm::TARGET,
+        ])
         .args(["--", "-D", "warnings"]);
     processes::run("clippy", command)
 }
@@ -95,7 +120,6 @@ fn deny() -> Result<()> {
     let program = tools::cargo_deny()?;
     let deny = |arguments: &[&str]| {
         let mut command = Command::new(&program);
-        // cargo-deny asks the `cargo` in this variable, or that in `PATH`.
         command
             .current_dir(project::root())
             .args(["--workspace", "--all-features", "--locked"])
@@ -105,14 +129,12 @@ fn deny() -> Result<()> {
     processes::run("deny", deny(&["check", "licenses", "bans", "sources"]))?;
     let mut fetch = Process::start("deny", deny(&["fetch", "db"]), silent())?;
     match fetch.wait(Some(FETCH)) {
-        Ok(status) if status.success() => {
-            processes::run_into(
-                "deny",
-                deny(&["check", "--disable-fetch", "advisories"]),
-                shown("deny"),
-                false,
-            )
-        }
+        Ok(status) if status.success() => processes::run_into(
+            "deny",
+            deny(&["check", "--disable-fetch", "advisories"]),
+            shown("deny"),
+            false,
+        ),
         _ => {
             processes::check_stopping()?;
             progress::warn("advisories not checked: their database can't be fetched from here");
@@ -130,7 +152,8 @@ fn page() -> Result<()> {
 fn lock_files() -> Result<()> {
     let root = project::root();
     for file in ["package-lock.json", "ui/package-lock.json"] {
-        let text = fs::read_to_string(root.join(file)).with_context(|| format!("reading {file}"))?;
+        let text =
+            fs::read_to_string(root.join(file)).with_context(|| format!("reading {file}"))?;
         if let Some(line) = first_address(&text) {
             bail!(
                 "{file}:{line} has a download address: remove every \"resolved\" line (npm does not write them with `omit-lockfile-registry-resolved=true`)"
@@ -142,7 +165,10 @@ fn lock_files() -> Result<()> {
         line.starts_with("source = ")
             && *line != "source = \"registry+https://github.com/rust-lang/crates.io-index\""
     }) {
-        bail!("Cargo.lock:{} has a source other than crates.io: {line}", index + 1);
+        bail!(
+            "Cargo.lock:{} has a source other than crates.io: {line}",
+            index + 1
+        );
     }
     Ok(())
 }
@@ -162,7 +188,10 @@ mod tests {
     fn a_download_address_is_found() {
         let clean = "{\n  \"node_modules/a\": {\n    \"version\": \"1.0.0\"\n  }\n}\n";
         assert_eq!(first_address(clean), None);
-        let dirty = clean.replace("\"version\"", "\"resolved\": \"https://x/a.tgz\",\n    \"version\"");
+        let dirty = clean.replace(
+            "\"version\"",
+            "\"resolved\": \"https://x/a.tgz\",\n    \"version\"",
+        );
         assert_eq!(first_address(&dirty), Some(3));
     }
 }

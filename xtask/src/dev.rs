@@ -83,7 +83,9 @@ fn prepare() -> Result<()> {
     let attempt = |work: &dyn Fn() -> Result<()>| {
         if let Err(error) = work() {
             processes::cancel();
-            let mut first = first_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut first = first_error
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             // The others then end as "stopped", which is not the reason.
             if first.is_none() {
                 *first = Some(error);
@@ -118,7 +120,11 @@ struct Running {
 impl Running {
     fn start(settings: &Settings, port: u16, data: &Path, verbose: bool) -> Result<Self> {
         let server_sink = |name: &'static str| -> Sink {
-            if verbose { processes::shown(name) } else { processes::silent() }
+            if verbose {
+                processes::shown(name)
+            } else {
+                processes::silent()
+            }
         };
         let redis = match settings.get("REDIS_URL") {
             Some(_) => None,
@@ -130,11 +136,18 @@ impl Running {
         let postgres = match settings.get("DATABASE_URL") {
             Some(_) => None,
             None => Some(progress::step("starting a private Postgres", || {
-                PrivatePostgres::kept(&data.join("postgres"), Durability::Safe, server_sink("postgres"))
+                PrivatePostgres::kept(
+                    &data.join("postgres"),
+                    Durability::Safe,
+                    server_sink("postgres"),
+                )
             })?),
         };
         let url = |name: &str, private: Option<String>| {
-            settings.get(name).or(private).with_context(|| format!("{name} is not set"))
+            settings
+                .get(name)
+                .or(private)
+                .with_context(|| format!("{name} is not set"))
         };
         let redis_url = url("REDIS_URL", redis.as_ref().map(PrivateRedis::url))?;
         let database_url = url("DATABASE_URL", postgres.as_ref().map(PrivatePostgres::url))?;
@@ -142,7 +155,9 @@ impl Running {
         let ttlc = || {
             let mut command = stack::ttlc(&project::program("ttlc"), &redis_url, &database_url);
             settings.apply(&mut command);
-            command.env("REDIS_URL", &redis_url).env("DATABASE_URL", &database_url);
+            command
+                .env("REDIS_URL", &redis_url)
+                .env("DATABASE_URL", &database_url);
             if settings.get("LOG_FORMAT").is_none() {
                 command.env("LOG_FORMAT", "text");
             }
@@ -159,7 +174,13 @@ impl Running {
             Some(_) => None,
             None => Some(progress::step(
                 "starting the stand-in for TikTok (TIKTOK_UNIQUE_ID is not set)",
-                || StandIn::start(&project::program("upstream"), MAX_GAP, processes::shown("tiktok")),
+                || {
+                    StandIn::start(
+                        &project::program("upstream"),
+                        MAX_GAP,
+                        processes::shown("tiktok"),
+                    )
+                },
             )?),
         };
         let mut command = ttlc();
@@ -185,7 +206,13 @@ impl Running {
                 ..WorkerOptions::new(redis_url, database_url)
             })
         })?;
-        Ok(Self { worker, daemon, stand_in, postgres, redis })
+        Ok(Self {
+            worker,
+            daemon,
+            stand_in,
+            postgres,
+            redis,
+        })
     }
 
     /// Returns when the user stops it, and fails when a part ends by itself.

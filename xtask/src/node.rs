@@ -20,7 +20,9 @@ pub fn install_edge_tools() -> Result<()> {
     let node = node();
     if !project::is_program(&node) {
         // npm that does not know `allowScripts` and was told to ignore scripts.
-        bail!("npm installed no Node 22: allow install scripts (`npm config get ignore-scripts` must be false)");
+        bail!(
+            "npm installed no Node 22: allow install scripts (`npm config get ignore-scripts` must be false)"
+        );
     }
     Ok(())
 }

@@ -29,7 +29,10 @@ pub fn find_or_install<T>(
 fn install(what: &str, packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     let Some(apt) = project::in_path("apt-get") else {
-        bail!("{what} not found: install it with your package manager (Debian: {names}; Homebrew: {})", homebrew(packages));
+        bail!(
+            "{what} not found: install it with your package manager (Debian: {names}; Homebrew: {})",
+            homebrew(packages)
+        );
     };
     if !rustix::process::geteuid().is_root() {
         bail!("{what} not found: run `sudo apt-get install {names}`");
@@ -42,9 +45,6 @@ fn install(what: &str, packages: &[&str]) -> Result<()> {
                 .args(["-q", "-y", "-o", "DPkg::Lock::Timeout=300"])
                 .args(arguments)
                 .env("DEBIAN_FRONTEND", "noninteractive");
-            // Packages such as redis-server start a system server of their own: not here, where
-            // every server is private.
-            command.env("RUNLEVEL", "1");
             processes::run("apt-get", command)
         };
         let mut arguments = vec!["install", "--no-install-recommends"];

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 /// A port that nobody listens on at this moment. Somebody else may take it before you do, so a
 /// server that is started on it must be ready to try another.
 pub fn free() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
     Ok(listener.local_addr()?.port())
 }
 

@@ -264,7 +264,8 @@ impl Process {
     /// Its last lines, indented under a line break, for the end of an error message.
     pub fn last_words(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.iter().map(|line| format!("\n    {line}")).collect()
+        tail.iter()
+            .fold(String::new(), |text, line| text + "\n    " + line)
     }
 
     fn stop_group(&mut self) {

@@ -40,7 +40,10 @@ pub fn line(text: &str) {
 pub fn part(name: &str, text: &str) {
     let sum: usize = name.bytes().map(usize::from).sum();
     let colour = PALETTE[sum % PALETTE.len()];
-    line(&format!("{} {text}", paint(colour, &format!("{name:>9} │"))));
+    line(&format!(
+        "{} {text}",
+        paint(colour, &format!("{name:>9} │"))
+    ));
 }
 
 /// A warning line.

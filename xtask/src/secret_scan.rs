@@ -22,24 +22,47 @@ const ALLOW: &str = "secret-scan: allow";
 /// Nobody writes a secret into a file as large as this by hand.
 const LARGEST: u64 = 8 * 1024 * 1024;
 
-/// Formats that are secrets wherever they stand.
-const FORMATS: [(&str, &str); 10] = [
-    ("private key", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"),
-    ("AWS access key", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    ("GitHub token", r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})"),
-    ("npm token", r"\bnpm_[A-Za-z0-9]{36}\b"),
-    ("crates.io token", r"\bcio[A-Za-z0-9]{32}\b"),
-    ("Slack token", r"\bxox[abposr]-[A-Za-z0-9-]{20,}"),
-    ("Google API key", r"\bAIza[0-9A-Za-z_-]{35}\b"),
-    ("JSON Web Token", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}"),
-    ("TikTok session", r#"(?i)\bsession_?id(?:_ss)?["']?\s*[:=]\s*["']?[0-9a-f]{32}\b"#),
-    ("Euler Stream key", r"\beuler_[A-Za-z0-9]{20,}"),
+/// Formats that are secrets wherever they stand: kind, a literal part of it in lower case (looked
+/// for first, because it is quick), the format.
+const FORMATS: [(&str, &str, &str); 10] = [
+    (
+        "private key",
+        "-----begin",
+        r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----",
+    ),
+    ("AWS access key", "akia", r"\bAKIA[0-9A-Z]{16}\b"),
+    (
+        "GitHub token",
+        "gh",
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})",
+    ),
+    ("npm token", "npm_", r"\bnpm_[A-Za-z0-9]{36}\b"),
+    ("crates.io token", "cio", r"\bcio[A-Za-z0-9]{32}\b"),
+    ("Slack token", "xox", r"\bxox[abposr]-[A-Za-z0-9-]{20,}"),
+    ("Google API key", "aiza", r"\bAIza[0-9A-Za-z_-]{35}\b"),
+    (
+        "JSON Web Token",
+        ".eyj",
+        r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
+    ),
+    (
+        "TikTok session",
+        "session",
+        r#"(?i)\bsession_?id(?:_ss)?["']?\s*[:=]\s*["']?[0-9a-f]{32}\b"#,
+    ),
+    ("Euler Stream key", "euler_", r"\beuler_[A-Za-z0-9]{20,}"),
 ];
 
-static PATTERNS: LazyLock<Vec<(&str, Regex)>> = LazyLock::new(|| {
+static PATTERNS: LazyLock<Vec<(&str, &str, Regex)>> = LazyLock::new(|| {
     FORMATS
         .iter()
-        .map(|(kind, pattern)| (*kind, Regex::new(pattern).expect("a valid pattern")))
+        .map(|(kind, literal, pattern)| {
+            (
+                *kind,
+                *literal,
+                Regex::new(pattern).expect("a valid pattern"),
+            )
+        })
         .collect()
 });
 
@@ -56,8 +79,18 @@ static ASSIGNMENT: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a valid pattern")
 });
 
+/// Words that [`ASSIGNMENT`] needs, in lower case.
+const NAMES: [&str; 5] = ["secret", "token", "passw", "key", "session_id"];
+
 /// Names of files that hold secrets by their nature.
-const FILES: [&str; 6] = [".env", ".dev.vars", "id_rsa", "id_ed25519", ".npmrc.auth", ".pgpass"];
+const FILES: [&str; 6] = [
+    ".env",
+    ".dev.vars",
+    "id_rsa",
+    "id_ed25519",
+    ".npmrc.auth",
+    ".pgpass",
+];
 
 /// Something that looks like a secret.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,7 +115,10 @@ pub fn run(root: &Path) -> Result<()> {
         return Ok(());
     }
     for Finding { file, line, kind } in &findings {
-        progress::line(&format!("{}:{line}: looks like a secret ({kind})", file.display()));
+        progress::line(&format!(
+            "{}:{line}: looks like a secret ({kind})",
+            file.display()
+        ));
     }
     bail!(
         "{} finding(s): remove the secret and revoke it; if it is none, say `{ALLOW}` and why on that line",
@@ -93,8 +129,14 @@ pub fn run(root: &Path) -> Result<()> {
 /// What git tracks, and what it would add.
 fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut git = Command::new("git");
-    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root);
+    git.args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ])
+    .current_dir(root);
     let names = processes::answer(git).context("the secret scan asks git for the files")?;
     Ok(names
         .split('\0')
@@ -115,11 +157,17 @@ fn scan_file(root: &Path, file: &Path) -> Result<Vec<Finding>> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let mut findings = Vec::new();
     let by_name = FILES.contains(&&*name)
-        || file
-            .extension()
-            .is_some_and(|ending| ["pem", "key", "p12", "pfx"].iter().any(|bad| ending == *bad));
+        || file.extension().is_some_and(|ending| {
+            ["pem", "key", "p12", "pfx"]
+                .iter()
+                .any(|bad| ending == *bad)
+        });
     if by_name {
-        findings.push(Finding { file: file.to_path_buf(), line: 0, kind: "file of secrets" });
+        findings.push(Finding {
+            file: file.to_path_buf(),
+            line: 0,
+            kind: "file of secrets",
+        });
     }
     if meta.len() <= LARGEST {
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -142,18 +190,25 @@ fn scan(text: &str) -> impl Iterator<Item = (usize, &'static str)> {
 }
 
 fn kind_of(line: &str) -> Option<&'static str> {
-    if let Some((kind, _)) = PATTERNS.iter().find(|(_, pattern)| pattern.is_match(line)) {
+    let lower = line.to_ascii_lowercase();
+    let found = PATTERNS
+        .iter()
+        .find(|(_, literal, pattern)| lower.contains(literal) && pattern.is_match(line));
+    if let Some((kind, ..)) = found {
         return Some(kind);
     }
     let random = |pattern: &Regex| {
-        pattern
-            .captures_iter(line)
-            .any(|found| found.get(1).is_some_and(|value| looks_random(value.as_str())))
+        pattern.captures_iter(line).any(|found| {
+            found
+                .get(1)
+                .is_some_and(|value| looks_random(value.as_str()))
+        })
     };
-    if random(&URL) {
+    if lower.contains("://") && lower.contains('@') && random(&URL) {
         return Some("password in a URL");
     }
-    random(&ASSIGNMENT).then_some("secret value")
+    let named = NAMES.iter().any(|name| lower.contains(name));
+    (named && random(&ASSIGNMENT)).then_some("secret value")
 }
 
 /// Letters and digits mixed without a pattern, unlike words, names and placeholders.
@@ -189,16 +244,38 @@ mod tests {
         let random = "q7Xz2Lm9Tb4Kw8Rv3Np6Yd5H";
         let hex = "0f3a9c71e5b24d68a1c7f09e3b5d2468";
         vec![
-            (format!("-----BEGIN {}PRIVATE KEY-----", "OPENSSH "), "private key"),
-            (format!("id = \"{}{}\"", "AKIA", "ABCDEFGHIJKLMNOP"), "AWS access key"),
+            (
+                format!("-----BEGIN {}PRIVATE KEY-----", "OPENSSH "),
+                "private key",
+            ),
+            (
+                format!("id = \"{}{}\"", "AKIA", "ABCDEFGHIJKLMNOP"),
+                "AWS access key",
+            ),
             (format!("{}{}", "ghp_", random.repeat(2)), "GitHub token"),
-            (format!("//registry/:_authToken={}{}", "npm_", &random.repeat(2)[..36]), "npm token"),
+            (
+                format!(
+                    "//registry/:_authToken={}{}",
+                    "npm_",
+                    &random.repeat(2)[..36]
+                ),
+                "npm token",
+            ),
             (format!("{}{}", "xoxb-", random), "Slack token"),
-            (format!("{}{}{}", "AIza", random, "12345678901"), "Google API key"),
-            (format!("eyJ{random}.eyJ{random}.{random}"), "JSON Web Token"),
+            (
+                format!("{}{}{}", "AIza", random, "12345678901"),
+                "Google API key",
+            ),
+            (
+                format!("eyJ{random}.eyJ{random}.{random}"),
+                "JSON Web Token",
+            ),
             (format!("cookie: sessionid={hex}"), "TikTok session"),
             (format!("EULER_API_KEY=euler_{random}"), "Euler Stream key"),
-            (format!("postgres://ttlc:{random}@db.example/ttlc"), "password in a URL"),
+            (
+                format!("postgres://ttlc:{random}@db.example/ttlc"),
+                "password in a URL",
+            ),
             (format!("ADMIN_TOKEN=\"{random}\""), "secret value"),
             (format!("  \"apiKey\": \"{random}\","), "secret value"),
         ]
@@ -251,7 +328,11 @@ mod tests {
         assert!(!error.contains("BEGIN"), "{error}");
         assert_eq!(
             scan_file(root, Path::new("sub/leak")).unwrap(),
-            [Finding { file: "sub/leak".into(), line: 3, kind: "private key" }]
+            [Finding {
+                file: "sub/leak".into(),
+                line: 3,
+                kind: "private key"
+            }]
         );
     }
 }

@@ -58,7 +58,7 @@ pub fn remove_kept(folder: &Path) -> Result<()> {
 }
 
 /// How long a server may take to answer after its start; a recovery after a crash included.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// Somebody else may take a free port before the server does.
 const PORTS: usize = 5;
 

@@ -3,12 +3,7 @@
 //! An empty value counts as not set. A malformed `.env` is refused with its line; no value is ever
 //! printed, since some are secrets.
 
-use std::{
-    collections::BTreeMap,
-    env,
-    path::Path,
-    process::Command,
-};
+use std::{collections::BTreeMap, env, path::Path, process::Command};
 
 use anyhow::{Result, anyhow, bail};
 
@@ -97,15 +92,24 @@ mod tests {
 
     #[test]
     fn the_file_fills_what_the_environment_leaves_open() {
-        let settings = read("# comment\nTTLC_A=1\nTTLC_B='x y'\nTTLC_EMPTY=\nPATH=/nowhere\n").unwrap();
+        let settings =
+            read("# comment\nTTLC_A=1\nTTLC_B='x y'\nTTLC_EMPTY=\nPATH=/nowhere\n").unwrap();
         assert_eq!(settings.get("TTLC_A").as_deref(), Some("1"));
         assert_eq!(settings.get("TTLC_B").as_deref(), Some("x y"));
         assert_eq!(settings.get("TTLC_EMPTY"), None);
         assert_ne!(settings.get("PATH").as_deref(), Some("/nowhere"));
         let mut command = Command::new("true");
         settings.apply(&mut command);
-        assert!(command.get_envs().any(|(name, value)| name == "TTLC_A" && value.is_some()));
-        assert!(!command.get_envs().any(|(name, value)| name == "PATH" && value.is_some()));
+        assert!(
+            command
+                .get_envs()
+                .any(|(name, value)| name == "TTLC_A" && value.is_some())
+        );
+        assert!(
+            !command
+                .get_envs()
+                .any(|(name, value)| name == "PATH" && value.is_some())
+        );
     }
 
     #[test]
@@ -118,7 +122,10 @@ mod tests {
     #[test]
     fn a_bad_port_names_the_variable() {
         for text in ["0", "70000", "http"] {
-            let error = read(&format!("API_PORT={text}")).unwrap().api_port().unwrap_err();
+            let error = read(&format!("API_PORT={text}"))
+                .unwrap()
+                .api_port()
+                .unwrap_err();
             assert!(error.to_string().contains("API_PORT"), "{error}");
         }
         assert_eq!(read("API_PORT=3001").unwrap().api_port().unwrap(), 3001);

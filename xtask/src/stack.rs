@@ -105,7 +105,10 @@ impl Worker {
                 return Ok(());
             }
             if let Some(status) = self.process.ended() {
-                bail!("the Worker ended at once ({status}){}", self.process.last_words());
+                bail!(
+                    "the Worker ended at once ({status}){}",
+                    self.process.last_words()
+                );
             }
             if started.elapsed() > WORKER_START {
                 let said = match answer {
@@ -172,8 +175,9 @@ fn worker_command(options: &WorkerOptions, port: u16, private: &Path) -> Result<
             &options.database_url,
         )
         .env("CI", "1")
+        // On CI it colours its lines whatever reads them.
         .env("NO_COLOR", "1")
-        .env_remove("FORCE_COLOR")
+        .env("FORCE_COLOR", "0")
         .env_remove("CLOUDFLARE_API_TOKEN")
         .env_remove("CLOUDFLARE_ACCOUNT_ID");
     Ok(command)
@@ -189,9 +193,13 @@ fn literal(value: &str) -> String {
 }
 
 /// Lines of wrangler that matter: what the Worker logs, warnings and errors. The rest is the banner,
-/// the table of bindings and a line for each request.
+/// the table of bindings and a line for each request. Cron not firing locally is known: the relay
+/// is started by requests too.
 pub fn matters(line: &str) -> bool {
     let line = line.trim();
+    if line.contains("Scheduled Workers are not automatically triggered") {
+        return false;
+    }
     line.starts_with('{')
         || line.contains("✘")
         || line.contains("▲")
@@ -250,6 +258,7 @@ impl StandIn {
             .arg(project::root().join("tests/fixtures/captures"))
             .args(["--max-gap-ms", &max_gap.as_millis().to_string()])
             .current_dir(project::root());
+        progress::apply_colours(&mut command);
         let (tell, told) = mpsc::channel();
         let sink: Sink = Box::new(move |line| {
             if let Some((_, url)) = line.split_once("listening on ") {
@@ -264,7 +273,10 @@ impl StandIn {
                 return Ok(Self { process, url });
             }
             if let Some(status) = process.ended() {
-                bail!("the stand-in ended at once ({status}){}", process.last_words());
+                bail!(
+                    "the stand-in ended at once ({status}){}",
+                    process.last_words()
+                );
             }
             if started.elapsed() > STAND_IN_START {
                 bail!("the stand-in does not listen{}", process.last_words());
@@ -326,6 +338,8 @@ mod tests {
         assert!(matters(r#"{"level":"INFO","message":"relay connected"}"#));
         assert!(matters("✘ [ERROR] no such module"));
         assert!(!matters("[wrangler:info] GET /health 200 OK (3ms)"));
-        assert!(!matters("  env.RELAY (Relay)      Durable Object      local"));
+        assert!(!matters(
+            "  env.RELAY (Relay)      Durable Object      local"
+        ));
     }
 }

@@ -55,7 +55,10 @@ pub fn run(options: &Options) -> Result<()> {
     }))?;
 
     for failure in &failures {
-        progress::line(&format!("failed: {}", failure.lines().next().unwrap_or_default()));
+        progress::line(&format!(
+            "failed: {}",
+            failure.lines().next().unwrap_or_default()
+        ));
     }
     progress::line(&format!(
         "{} passed, {} failed, {} skipped",
@@ -91,7 +94,9 @@ fn test_workspace(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     command.current_dir(project::root());
     let nextest = project::in_path("cargo-nextest").is_some();
     if nextest {
-        command.args(["nextest", "run", "--no-fail-fast"]).args(workspace);
+        command
+            .args(["nextest", "run", "--no-fail-fast"])
+            .args(workspace);
         command.args(filter);
         counted("test", command, counts)?;
         if filter.is_some() {
@@ -186,9 +191,25 @@ mod tests {
         ] {
             counts.add(line);
         }
-        assert_eq!(counts, Counts { passed: 27, failed: 3, skipped: 6 });
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 27,
+                failed: 3,
+                skipped: 6
+            }
+        );
         let mut late = Counts::default();
-        late.add("     Summary [ 9.0s] 3 tests run: 1 passed, 1 timed out, 1 exec failed, 0 skipped");
-        assert_eq!(late, Counts { passed: 1, failed: 2, skipped: 0 });
+        late.add(
+            "     Summary [ 9.0s] 3 tests run: 1 passed, 1 timed out, 1 exec failed, 0 skipped",
+        );
+        assert_eq!(
+            late,
+            Counts {
+                passed: 1,
+                failed: 2,
+                skipped: 0
+            }
+        );
     }
 }

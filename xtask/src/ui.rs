@@ -48,7 +48,9 @@ fn npm_run(script: &str) -> Result<Command> {
         && folder.is_dir()
     {
         let path = env::var_os("PATH").unwrap_or_default();
-        let folders = [folder.to_path_buf()].into_iter().chain(env::split_paths(&path));
+        let folders = [folder.to_path_buf()]
+            .into_iter()
+            .chain(env::split_paths(&path));
         command.env("PATH", env::join_paths(folders)?);
     }
     Ok(command)

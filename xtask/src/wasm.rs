@@ -7,7 +7,9 @@
 //! toolchain. A crash in the middle leaves no finished sysroot, and the next run builds it again.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -261,7 +263,9 @@ fn build_sysroot(distribution: &Distribution, host: &str, folder: &Path) -> Resu
     let mut count = 0;
     for entry in fs::read_dir(&built)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".rlib") && !name.starts_with("libttlc_sysroot") {
+        if entry.path().extension() == Some(OsStr::new("rlib"))
+            && !name.starts_with("libttlc_sysroot")
+        {
             fs::copy(entry.path(), for_target.join(&name))?;
             count += 1;
         }
@@ -312,10 +316,23 @@ mod tests {
 
     #[test]
     fn only_the_other_toolchains_variables_are_cleared() {
-        for name in ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH"] {
+        for name in [
+            "CARGO",
+            "CARGO_MANIFEST_DIR",
+            "CARGO_TARGET_DIR",
+            "RUSTFLAGS",
+            "RUSTUP_TOOLCHAIN",
+            "LD_LIBRARY_PATH",
+        ] {
             assert!(belongs_to_another_toolchain(name), "{name}");
         }
-        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "RUSTUP_AUTO_INSTALL", "PATH", "HOME"] {
+        for name in [
+            "CARGO_HOME",
+            "CARGO_NET_OFFLINE",
+            "RUSTUP_AUTO_INSTALL",
+            "PATH",
+            "HOME",
+        ] {
             assert!(!belongs_to_another_toolchain(name), "{name}");
         }
     }

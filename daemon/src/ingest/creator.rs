@@ -29,10 +29,10 @@ use crate::bus::{Bus, CreatorStatus};
 /// Between two tries to ask Redis for a room's numbers.
 const REDIS_RETRY: Duration = Duration::from_secs(1);
 /// The pause after being blocked in front of the sign server, doubled each time.
-const BLOCKED_FIRST: Duration = Duration::from_secs(5 * 60);
-const BLOCKED_LONGEST: Duration = Duration::from_secs(3600);
+const BLOCKED_FIRST: Duration = Duration::from_mins(5);
+const BLOCKED_LONGEST: Duration = Duration::from_hours(1);
 /// For so long after a connection its room is taken as running when TikTok does not let us look.
-const TRUSTED_FOR: Duration = Duration::from_secs(10 * 60);
+const TRUSTED_FOR: Duration = Duration::from_mins(10);
 
 /// What a creator's task works with.
 pub(super) struct Creator {
@@ -48,6 +48,8 @@ pub(super) struct Creator {
     session: Option<Session>,
     /// The room of a connection that worked, and when it ended.
     trusted: Option<(Room, Instant)>,
+    /// Why we wait, as long as every look says the same.
+    waiting: Option<&'static str>,
 }
 
 /// How an attempt ended.
@@ -103,25 +105,31 @@ impl Creator {
             reconnect: Reconnect::new(policy.max_attempts),
             session: None,
             trusted: None,
+            waiting: None,
         })
     }
 
     /// Follows the creator until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        self.set_status("connecting", None, None, None, None);
         loop {
-            let pause = match self.attempt(&stop).await {
+            let pause = match Box::pin(self.attempt(&stop)).await {
                 Outcome::Stopped => break,
                 Outcome::Waiting(reason) => self.wait(reason),
                 Outcome::Dropped => self.reconnect.dropped(),
-                Outcome::Failed(failure) => match self.fail(&failure) {
-                    Some(pause) => pause,
-                    None => {
+                Outcome::Failed(failure) => {
+                    let Some(pause) = self.fail(&failure) else {
                         stop.cancelled().await;
                         break;
-                    }
-                },
+                    };
+                    pause
+                }
             };
-            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            if stop
+                .run_until_cancelled(tokio::time::sleep(pause))
+                .await
+                .is_none()
+            {
                 break;
             }
         }
@@ -130,7 +138,6 @@ impl Creator {
 
     /// Once the whole way: look, sign, connect, read until the end.
     async fn attempt(&mut self, stop: &CancellationToken) -> Outcome {
-        self.set_status("connecting", None, None, None, None);
         let Some(sighting) = stop.run_until_cancelled(self.direct.look(&self.name)).await else {
             return Outcome::Stopped;
         };
@@ -149,9 +156,18 @@ impl Creator {
             },
         };
         let paused = room.paused;
-        tracing::info!(creator = self.name, stage = "ingest", stream_id = room.id, paused, "creator is live");
+        self.waiting = None;
+        tracing::info!(
+            creator = self.name,
+            stage = "ingest",
+            stream_id = room.id,
+            paused,
+            "creator is live"
+        );
         self.set_status("connecting", Some(&room.id), None, None, None);
-        let Some(pass) = self.enter(&room, stop).await else { return Outcome::Stopped };
+        let Some(pass) = Box::pin(self.enter(&room, stop)).await else {
+            return Outcome::Stopped;
+        };
         let (pass, connection) = match pass {
             Ok(entered) => entered,
             Err(failure) => return Outcome::Failed(self.publish_failure(&room, failure)),
@@ -161,14 +177,21 @@ impl Creator {
 
     /// Signs and connects. The session is there before, for a failure is an event of the room.
     /// `None` when told to stop.
-    async fn enter(&mut self, room: &Room, stop: &CancellationToken) -> Option<Result<(Pass, Connection), Failure>> {
+    async fn enter(
+        &mut self,
+        room: &Room,
+        stop: &CancellationToken,
+    ) -> Option<Result<(Pass, Connection), Failure>> {
         self.open_session(&room.id, stop).await?;
         let pass = match stop.run_until_cancelled(self.direct.sign(room)).await? {
             Ok(pass) => pass,
             Err(error) => return Some(Err(sign_failure(&error, room))),
         };
         self.open_session(&pass.room_id, stop).await?;
-        match stop.run_until_cancelled(self.direct.connect(&pass)).await? {
+        match stop
+            .run_until_cancelled(Box::pin(self.direct.connect(&pass)))
+            .await?
+        {
             Ok(connection) => Some(Ok((pass, connection))),
             Err(error) => {
                 self.renew_visitor(&error);
@@ -191,9 +214,15 @@ impl Creator {
         stop: &CancellationToken,
     ) -> Outcome {
         // `enter` has just made it.
-        let Some(mut session) = self.session.take() else { return Outcome::Stopped };
+        let Some(mut session) = self.session.take() else {
+            return Outcome::Stopped;
+        };
         let attempt = self.reconnect.failures() + 1;
-        let reason = if session.is_again() || attempt > 1 { "reconnect" } else { "start" };
+        let reason = if session.is_again() || attempt > 1 {
+            "reconnect"
+        } else {
+            "start"
+        };
         let connected = Lifecycle {
             title: room.title.clone(),
             owner_id: room.owner_id.clone(),
@@ -205,11 +234,14 @@ impl Creator {
         let backlog = pass.backlog(&mut session);
         first.envelopes.extend(backlog.envelopes);
         first.dead_letters.extend(backlog.dead_letters);
-        let (stream_id, session_id, before) = (pass.room_id.as_str(), session.id(), session.counts());
+        let (stream_id, session_id, before) =
+            (pass.room_id.as_str(), session.id(), session.counts());
         tracing::info!(creator = self.name, stage = "ingest", stream_id, %session_id, attempt, reason, "connected");
         self.set_status("live", Some(stream_id), Some(reason), None, None);
 
-        let end = connection.run(&mut session, first, &self.outlet, self.policy.silence, stop).await;
+        let end = connection
+            .run(&mut session, first, &self.outlet, self.policy.silence, stop)
+            .await;
 
         let counts = session.counts();
         tracing::info!(creator = self.name, stage = "ingest", stream_id, %session_id,
@@ -220,7 +252,11 @@ impl Creator {
             detail: end.detail.clone(),
             ..self.lifecycle(room, attempt, end.reason)
         };
-        self.outlet.send_now(session.lifecycle(control::DISCONNECTED, &disconnected, now()).into());
+        self.outlet.send_now(
+            session
+                .lifecycle(control::DISCONNECTED, &disconnected, now())
+                .into(),
+        );
         session.close();
         self.session = Some(session);
 
@@ -233,13 +269,27 @@ impl Creator {
             "shutdown" => Outcome::Stopped,
             "stream_end" => Outcome::Waiting("stream_end"),
             reason if worked => {
-                self.trusted = Some((Room { id: stream_id.to_owned(), ..room.clone() }, Instant::now()));
-                self.set_status("connecting", Some(stream_id), Some(reason), end.detail, None);
+                self.trusted = Some((
+                    Room {
+                        id: stream_id.to_owned(),
+                        ..room.clone()
+                    },
+                    Instant::now(),
+                ));
+                self.set_status(
+                    "connecting",
+                    Some(stream_id),
+                    Some(reason),
+                    end.detail,
+                    None,
+                );
                 Outcome::Dropped
             }
             reason => Outcome::Failed(Failure {
                 reason,
-                detail: end.detail.unwrap_or_else(|| "no message arrived".to_owned()),
+                detail: end
+                    .detail
+                    .unwrap_or_else(|| "no message arrived".to_owned()),
                 stream_id: Some(stream_id.to_owned()),
                 pause: Pause::Policy,
             }),
@@ -249,13 +299,20 @@ impl Creator {
     /// Makes `session` the one of the coming attempt. Asks Redis for the room's highest number
     /// when this process has none, for as long as it takes. `None` when told to stop.
     async fn open_session(&mut self, stream_id: &str, stop: &CancellationToken) -> Option<()> {
-        if let Some(session) = self.session.as_mut().filter(|session| session.stream_id() == stream_id) {
+        if let Some(session) = self
+            .session
+            .as_mut()
+            .filter(|session| session.stream_id() == stream_id)
+        {
             session.renew(now());
             return Some(());
         }
         let mut failures = 0_u32;
         let floor = loop {
-            match stop.run_until_cancelled(self.bus.seq_floor(stream_id)).await? {
+            match stop
+                .run_until_cancelled(self.bus.seq_floor(stream_id))
+                .await?
+            {
                 Ok(floor) => break floor,
                 Err(error) => {
                     failures += 1;
@@ -263,7 +320,8 @@ impl Creator {
                         tracing::warn!(creator = self.name, stage = "ingest", stream_id, %error, failures,
                             "cannot ask redis for the room's numbers, trying again");
                     }
-                    stop.run_until_cancelled(tokio::time::sleep(REDIS_RETRY)).await?;
+                    stop.run_until_cancelled(tokio::time::sleep(REDIS_RETRY))
+                        .await?;
                 }
             }
         };
@@ -274,13 +332,27 @@ impl Creator {
     /// A look that shows nothing. Where it shows at least the room, that is an event there.
     async fn failed_look(&mut self, error: &room::Error, stop: &CancellationToken) -> Outcome {
         let reason = error.reason();
-        let pause = if reason == "unresolved" { Pause::Policy } else { Pause::AtLeast(self.policy.poll) };
-        let failure = |stream_id| Failure { reason, detail: error.to_string(), stream_id, pause };
-        let room::Error::AgeRestricted(id) = error else { return Outcome::Failed(failure(None)) };
+        let pause = if reason == "unresolved" {
+            Pause::Policy
+        } else {
+            Pause::AtLeast(self.policy.poll)
+        };
+        let failure = |stream_id| Failure {
+            reason,
+            detail: error.to_string(),
+            stream_id,
+            pause,
+        };
+        let room::Error::AgeRestricted(id) = error else {
+            return Outcome::Failed(failure(None));
+        };
         if self.open_session(id, stop).await.is_none() {
             return Outcome::Stopped;
         }
-        let room = Room { id: id.clone(), ..Room::default() };
+        let room = Room {
+            id: id.clone(),
+            ..Room::default()
+        };
         Outcome::Failed(self.publish_failure(&room, failure(Some(id.clone()))))
     }
 
@@ -301,7 +373,8 @@ impl Creator {
             ..self.lifecycle(room, attempt, failure.reason)
         };
         if let Some(session) = self.session.as_mut() {
-            self.outlet.send_now(session.lifecycle(control::ERROR, &data, now()).into());
+            self.outlet
+                .send_now(session.lifecycle(control::ERROR, &data, now()).into());
         }
         failure
     }
@@ -321,14 +394,22 @@ impl Creator {
         self.trusted = None;
         self.reconnect.reset();
         let pause = at_least(self.policy.poll);
-        tracing::info!(creator = self.name, stage = "ingest", reason, seconds = pause.as_secs(),
-            "waiting for a broadcast");
+        if self.waiting.replace(reason) != Some(reason) {
+            tracing::info!(
+                creator = self.name,
+                stage = "ingest",
+                reason,
+                seconds = pause.as_secs(),
+                "waiting for a broadcast"
+            );
+        }
         self.set_status("waiting", None, Some(reason), None, Some(pause));
         pause
     }
 
     /// Logs and shows a failure, and says when to try again; `None`: never.
     fn fail(&mut self, failure: &Failure) -> Option<Duration> {
+        self.waiting = None;
         let policy = self.reconnect.failed();
         let attempt = self.reconnect.failures();
         let (reason, stream_id) = (failure.reason, failure.stream_id.as_deref());
@@ -339,13 +420,35 @@ impl Creator {
             (Pause::Long, Some(_)) => Some(self.reconnect.pause(BLOCKED_FIRST, BLOCKED_LONGEST)),
         };
         let detail = &failure.detail;
-        match pause {
-            Some(pause) => tracing::warn!(creator = self.name, stage = "ingest", stream_id, reason, attempt,
-                retry_seconds = pause.as_secs_f64(), error = detail, "attempt failed"),
-            None => tracing::error!(creator = self.name, stage = "ingest", stream_id, reason, attempt,
-                error = detail, "giving up until restarted"),
+        if let Some(pause) = pause {
+            tracing::warn!(
+                creator = self.name,
+                stage = "ingest",
+                stream_id,
+                reason,
+                attempt,
+                retry_seconds = pause.as_secs_f64(),
+                error = detail,
+                "attempt failed"
+            );
+        } else {
+            tracing::error!(
+                creator = self.name,
+                stage = "ingest",
+                stream_id,
+                reason,
+                attempt,
+                error = detail,
+                "giving up until restarted"
+            );
         }
-        self.set_status("error", stream_id, Some(reason), Some(detail.clone()), pause);
+        self.set_status(
+            "error",
+            stream_id,
+            Some(reason),
+            Some(detail.clone()),
+            pause,
+        );
         pause
     }
 
@@ -393,13 +496,21 @@ fn unclear(error: &room::Error) -> bool {
 
 fn sign_failure(error: &sign::Error, room: &Room) -> Failure {
     let pause = match error {
-        sign::Error::Limited { wait, .. } | sign::Error::Failed { wait: Some(wait), .. } => Pause::AtLeast(*wait),
+        sign::Error::Limited { wait, .. }
+        | sign::Error::Failed {
+            wait: Some(wait), ..
+        } => Pause::AtLeast(*wait),
         sign::Error::Refused { .. } => Pause::Never,
         sign::Error::Blocked => Pause::Long,
         _ => Pause::Policy,
     };
     let stream_id = Some(room.id.clone());
-    Failure { reason: error.reason(), detail: error.to_string(), stream_id, pause }
+    Failure {
+        reason: error.reason(),
+        detail: error.to_string(),
+        stream_id,
+        pause,
+    }
 }
 
 fn now() -> Timestamp {

@@ -52,18 +52,32 @@ pub enum Error {
 ///
 /// Needs a process-wide TLS provider (`rustls`) to be installed.
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
-    let Settings { creators, upstream, policy, signs_per_minute } = options.check()?;
+    let Settings {
+        creators,
+        upstream,
+        policy,
+        signs_per_minute,
+    } = options.check()?;
     let shared = Arc::new(direct::Shared::new(&upstream, signs_per_minute).map_err(Error::Client)?);
     if upstream.key.is_none() {
-        tracing::info!(stage = "ingest", "EULER_API_KEY is not set: the sign server allows few requests without it");
+        tracing::info!(
+            stage = "ingest",
+            "EULER_API_KEY is not set: the sign server allows few requests without it"
+        );
     }
     let outbox = Outbox::new(bus.clone());
     let board = Board::default();
     let mut tasks = JoinSet::new();
     for name in creators {
-        let creator =
-            Creator::new(name, shared.clone(), bus.clone(), outbox.outlet(), board.clone(), policy)
-                .map_err(Error::Client)?;
+        let creator = Creator::new(
+            name,
+            shared.clone(),
+            bus.clone(),
+            outbox.outlet(),
+            board.clone(),
+            policy,
+        )
+        .map_err(Error::Client)?;
         tasks.spawn(creator.run(stop.clone()));
     }
     let board_stop = CancellationToken::new();

@@ -17,9 +17,15 @@ const PROVEN_SILENCE: u64 = 20;
 
 /// Ingest's settings as the environment says them.
 #[derive(clap::Args)]
+#[group(skip)] // several stages have `Options`; a group would be named after the type
 pub struct Options {
     /// Creators to connect to, separated by commas: names, @names or live addresses
-    #[arg(long, env = "TIKTOK_UNIQUE_ID", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "TIKTOK_UNIQUE_ID",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub tiktok_unique_id: String,
     /// How rooms are read
     #[arg(long, env = "INGEST_PROVIDER", default_value = "direct", value_parser = provider)]
@@ -89,13 +95,19 @@ pub enum Invalid {
     #[error("TIKTOK_UNIQUE_ID is empty: name at least one creator")]
     NoCreator,
     /// One of the names is none.
-    #[error("TIKTOK_UNIQUE_ID: {0:?} is no creator's name: letters, digits, `_`, `.` and `-`, at most 64")]
+    #[error(
+        "TIKTOK_UNIQUE_ID: {0:?} is no creator's name: letters, digits, `_`, `.` and `-`, at most 64"
+    )]
     Creator(String),
     /// Too often for TikTok.
-    #[error("OFFLINE_POLL_SECONDS: {0} is too often, TikTok is asked every {POLITE_POLL} s at most")]
+    #[error(
+        "OFFLINE_POLL_SECONDS: {0} is too often, TikTok is asked every {POLITE_POLL} s at most"
+    )]
     Poll(u64),
     /// Too nervous for TikTok.
-    #[error("SILENT_SOCKET_SECONDS: {0} is too short, a living connection may be silent for {PROVEN_SILENCE} s")]
+    #[error(
+        "SILENT_SOCKET_SECONDS: {0} is too short, a living connection may be silent for {PROVEN_SILENCE} s"
+    )]
     Silence(u64),
     /// The proxy's address cannot be used; it is not repeated, for it may hold a password.
     #[error("UPSTREAM_PROXY: {0}")]
@@ -118,7 +130,10 @@ impl Options {
         let filled = |secret: &SecretString| !secret.expose_secret().trim().is_empty();
         let key = self.euler_api_key.filter(filled);
         if let Some(key) = &key
-            && !key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())
+            && !key
+                .expose_secret()
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic())
         {
             return Err(Invalid::Key);
         }
@@ -130,7 +145,11 @@ impl Options {
                 webcast: self.tiktok_webcast_url,
                 sign: self.euler_api_url,
                 key,
-                proxy: proxy.as_ref().map(Proxy::parse).transpose().map_err(Invalid::Proxy)?,
+                proxy: proxy
+                    .as_ref()
+                    .map(Proxy::parse)
+                    .transpose()
+                    .map_err(Invalid::Proxy)?,
             },
             policy: Policy {
                 max_attempts: self.reconnect_max_attempts,
@@ -143,7 +162,8 @@ impl Options {
 }
 
 fn is_tiktok(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| host == "tiktok.com" || host.ends_with(".tiktok.com"))
+    url.host_str()
+        .is_some_and(|host| host == "tiktok.com" || host.ends_with(".tiktok.com"))
 }
 
 fn provider(name: &str) -> Result<&'static str, String> {
@@ -177,7 +197,11 @@ fn base_url(text: &str) -> Result<Url, String> {
 /// The names in a list, each once. TikTok does not tell upper from lower case.
 fn creators(list: &str) -> Result<Vec<String>, Invalid> {
     let mut names: Vec<String> = Vec::new();
-    for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+    for entry in list
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+    {
         let name = name_of(entry);
         let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         if !(1..=64).contains(&name.len()) || !name.bytes().all(good) {
@@ -187,7 +211,11 @@ fn creators(list: &str) -> Result<Vec<String>, Invalid> {
             names.push(name.to_owned());
         }
     }
-    if names.is_empty() { Err(Invalid::NoCreator) } else { Ok(names) }
+    if names.is_empty() {
+        Err(Invalid::NoCreator)
+    } else {
+        Ok(names)
+    }
 }
 
 /// The bare name in `name`, `@name` or `https://www.tiktok.com/@name/live?…`.
@@ -197,7 +225,11 @@ fn name_of(entry: &str) -> &str {
         Some((host, path)) if host.to_ascii_lowercase().ends_with("tiktok.com") => path,
         _ => rest,
     };
-    let path = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    let path = path
+        .split(['?', '#'])
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches('/');
     let path = path.strip_suffix("/live").unwrap_or(path);
     path.strip_prefix('@').unwrap_or(path).trim()
 }
@@ -215,7 +247,9 @@ mod tests {
     }
 
     fn check(arguments: &[&str]) -> Result<Settings, String> {
-        let words = ["ttlc", "--tiktok-unique-id", "somebody"].iter().chain(arguments);
+        let words = ["ttlc", "--tiktok-unique-id", "somebody"]
+            .iter()
+            .chain(arguments);
         let command = Command::try_parse_from(words).map_err(|error| error.to_string())?;
         command.options.check().map_err(|error| error.to_string())
     }
@@ -223,9 +257,19 @@ mod tests {
     #[test]
     fn names_come_in_many_spellings_and_are_taken_once() {
         let list = " alice,@Bob , https://www.tiktok.com/@carol.x/live?lang=en,tiktok.com/@dave_1/,ALICE,,room-a ";
-        assert_eq!(creators(list).unwrap(), ["alice", "Bob", "carol.x", "dave_1", "room-a"]);
+        assert_eq!(
+            creators(list).unwrap(),
+            ["alice", "Bob", "carol.x", "dave_1", "room-a"]
+        );
         assert!(matches!(creators(" , "), Err(Invalid::NoCreator)));
-        for bad in ["a b", "https://example.org/@alice", "@", "a/b", "ä", &"x".repeat(65)] {
+        for bad in [
+            "a b",
+            "https://example.org/@alice",
+            "@",
+            "a/b",
+            "ä",
+            &"x".repeat(65),
+        ] {
             assert!(matches!(creators(bad), Err(Invalid::Creator(_))), "{bad}");
         }
     }
@@ -233,38 +277,71 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_with_the_reason() {
         for (arguments, reason) in [
-            (&["--ingest-provider", "euler"][..], "provider `euler` is not built yet, use `direct`"),
+            (
+                &["--ingest-provider", "euler"][..],
+                "provider `euler` is not built yet, use `direct`",
+            ),
             (&["--ingest-provider", "magic"], "no such provider"),
             (&["--tiktok-web-url", "ftp://x"], "use http:// or https://"),
-            (&["--euler-api-url", "https://user:pass@x"], "no user or password"),
+            (
+                &["--euler-api-url", "https://user:pass@x"],
+                "no user or password",
+            ),
             (&["--tiktok-webcast-url", "https://x/?a=b"], "no `?`"),
             (&["--offline-poll-seconds", "29"], "OFFLINE_POLL_SECONDS"),
             (&["--offline-poll-seconds", "0"], "offline-poll-seconds"),
             (&["--silent-socket-seconds", "19"], "SILENT_SOCKET_SECONDS"),
-            (&["--sign-requests-per-minute", "0"], "sign-requests-per-minute"),
+            (
+                &["--sign-requests-per-minute", "0"],
+                "sign-requests-per-minute",
+            ),
             (&["--reconnect-max-attempts", "-1"], "unexpected argument"),
-            (&["--upstream-proxy", "ftp://hunter2@x:1"], "UPSTREAM_PROXY: "),
+            (
+                &["--upstream-proxy", "ftp://hunter2@x:1"],
+                "UPSTREAM_PROXY: ",
+            ),
             (&["--euler-api-key", "two words"], "EULER_API_KEY"),
         ] {
-            let error = check(arguments).err().unwrap_or_else(|| panic!("{arguments:?} was taken"));
+            let error = check(arguments)
+                .err()
+                .unwrap_or_else(|| panic!("{arguments:?} was taken"));
             assert!(error.contains(reason), "{arguments:?}: {error}");
-            assert!(!error.contains("hunter2") && !error.contains("two words"), "{error}");
+            assert!(
+                !error.contains("hunter2") && !error.contains("two words"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn impatience_is_allowed_against_a_stand_in_only() {
-        let stand_in = ["--tiktok-web-url", "http://127.0.0.1:1", "--tiktok-webcast-url", "http://127.0.0.1:1"];
-        let eager = ["--offline-poll-seconds", "1", "--silent-socket-seconds", "1"];
+        let stand_in = [
+            "--tiktok-web-url",
+            "http://127.0.0.1:1",
+            "--tiktok-webcast-url",
+            "http://127.0.0.1:1",
+        ];
+        let eager = [
+            "--offline-poll-seconds",
+            "1",
+            "--silent-socket-seconds",
+            "1",
+        ];
         let settings = check(&[&stand_in[..], &eager].concat()).unwrap();
         assert_eq!(settings.policy.poll, Duration::from_secs(1));
-        assert!(check(&[&stand_in[..2], &eager].concat()).is_err(), "one of the two is TikTok's");
+        assert!(
+            check(&[&stand_in[..2], &eager].concat()).is_err(),
+            "one of the two is TikTok's"
+        );
     }
 
     #[test]
     fn empty_secrets_are_absent() {
         let settings = check(&["--euler-api-key", "", "--upstream-proxy", " "]).unwrap();
         assert!(settings.upstream.key.is_none() && settings.upstream.proxy.is_none());
-        assert_eq!(settings.upstream.web.join("@x/live").unwrap().as_str(), "https://www.tiktok.com/@x/live");
+        assert_eq!(
+            settings.upstream.web.join("@x/live").unwrap().as_str(),
+            "https://www.tiktok.com/@x/live"
+        );
     }
 }

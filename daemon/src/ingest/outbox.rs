@@ -65,14 +65,20 @@ impl Parcel {
 
     /// About as many bytes as it takes in Redis.
     fn size(&self) -> usize {
-        let letters = self.dead_letters.iter().map(|letter| letter.payload.len() + ENVELOPE_OVERHEAD);
+        let letters = self
+            .dead_letters
+            .iter()
+            .map(|letter| letter.payload.len() + ENVELOPE_OVERHEAD);
         self.envelopes.iter().map(size).chain(letters).sum()
     }
 }
 
 impl From<Envelope> for Parcel {
     fn from(envelope: Envelope) -> Self {
-        Self { envelopes: vec![envelope], dead_letters: Vec::new() }
+        Self {
+            envelopes: vec![envelope],
+            dead_letters: Vec::new(),
+        }
     }
 }
 
@@ -86,7 +92,9 @@ fn size(envelope: &Envelope) -> usize {
 
 /// A place in the buffer, given back when what it holds has been published.
 #[derive(Debug)]
-pub(super) struct Place(#[expect(dead_code, reason = "held for what its drop does")] OwnedSemaphorePermit);
+pub(super) struct Place(
+    #[expect(dead_code, reason = "held for what its drop does")] OwnedSemaphorePermit,
+);
 
 /// The way into the buffer; cheap to clone.
 #[derive(Clone, Debug)]
@@ -142,7 +150,10 @@ impl Outbox {
     fn with_buffer(sink: impl Sink, bytes: usize) -> Self {
         let (queue, parcels) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(bytes / UNIT));
-        Self { outlet: Outlet { queue, space }, publisher: tokio::spawn(publish_all(sink, parcels)) }
+        Self {
+            outlet: Outlet { queue, space },
+            publisher: tokio::spawn(publish_all(sink, parcels)),
+        }
     }
 
     /// A way in for one more room.
@@ -152,7 +163,10 @@ impl Outbox {
 
     /// Publishes what is left, until `deadline`. All outlets must be gone, or it waits for them.
     pub(super) async fn close(self, deadline: Instant) {
-        let Self { outlet, mut publisher } = self;
+        let Self {
+            outlet,
+            mut publisher,
+        } = self;
         let space = outlet.space.clone();
         drop(outlet);
         match timeout_at(deadline, &mut publisher).await {
@@ -161,18 +175,28 @@ impl Outbox {
             Err(_) => {
                 publisher.abort();
                 let kib = (BUFFER / UNIT).saturating_sub(space.available_permits());
-                tracing::error!(stage = "ingest", kib, "redis is away: what was buffered is lost");
+                tracing::error!(
+                    stage = "ingest",
+                    kib,
+                    "redis is away: what was buffered is lost"
+                );
             }
         }
     }
 }
 
 /// Publishes parcels until all outlets are gone and nothing is left.
-async fn publish_all(sink: impl Sink, mut parcels: mpsc::UnboundedReceiver<(Parcel, Option<Place>)>) {
+async fn publish_all(
+    sink: impl Sink,
+    mut parcels: mpsc::UnboundedReceiver<(Parcel, Option<Place>)>,
+) {
     while let Some((first, place)) = parcels.recv().await {
         let mut places = vec![place];
         let mut bytes = first.size();
-        let Parcel { mut envelopes, mut dead_letters } = first;
+        let Parcel {
+            mut envelopes,
+            mut dead_letters,
+        } = first;
         while envelopes.len() < BATCH
             && bytes < BATCH_BYTES
             && let Ok((next, place)) = parcels.try_recv()
@@ -230,7 +254,11 @@ mod tests {
 
     impl Tape {
         fn check(&self) -> Result<(), Error> {
-            if self.away.load(Ordering::Relaxed) { Err(Error::Address) } else { Ok(()) }
+            if self.away.load(Ordering::Relaxed) {
+                Err(Error::Address)
+            } else {
+                Ok(())
+            }
         }
     }
 
@@ -238,7 +266,10 @@ mod tests {
         async fn publish(&self, envelopes: &[Envelope]) -> Result<(), Error> {
             assert!(envelopes.len() < BATCH * 2);
             self.check()?;
-            self.published.lock().unwrap().extend(envelopes.iter().map(|envelope| envelope.seq_no));
+            self.published
+                .lock()
+                .unwrap()
+                .extend(envelopes.iter().map(|envelope| envelope.seq_no));
             Ok(())
         }
 
@@ -278,15 +309,26 @@ mod tests {
             outlet.send(parcel, place);
         }
         let failed_at = Timestamp::from_millis(0);
-        let letter =
-            DeadLetter { stage: "ingest", reason: "R", error: String::new(), payload: "bad".to_owned(), failed_at };
-        outlet.send_now(Parcel { dead_letters: vec![letter], ..Parcel::default() });
-        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        let letter = DeadLetter {
+            stage: "ingest",
+            reason: "R",
+            error: String::new(),
+            payload: "bad".to_owned(),
+            failed_at,
+        };
+        outlet.send_now(Parcel {
+            dead_letters: vec![letter],
+            ..Parcel::default()
+        });
+        tokio::time::sleep(Duration::from_hours(1)).await;
         assert!(tape.published.lock().unwrap().is_empty());
         tape.away.store(false, Ordering::Relaxed);
         drop(outlet);
-        outbox.close(Instant::now() + Duration::from_secs(60)).await;
-        assert_eq!(*tape.published.lock().unwrap(), (0..2_000).collect::<Vec<_>>());
+        outbox.close(Instant::now() + Duration::from_mins(1)).await;
+        assert_eq!(
+            *tape.published.lock().unwrap(),
+            (0..2_000).collect::<Vec<_>>()
+        );
         assert_eq!(*tape.letters.lock().unwrap(), ["bad"]);
     }
 
@@ -296,11 +338,13 @@ mod tests {
         tape.away.store(true, Ordering::Relaxed);
         let outbox = Outbox::with_buffer(tape.clone(), 64 * 1024);
         let outlet = outbox.outlet();
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let mut admitted = 0;
         loop {
             let parcel = parcel(admitted, 10_000);
-            let Ok(place) = tokio::time::timeout(minute, outlet.admit(&parcel)).await else { break };
+            let Ok(place) = tokio::time::timeout(minute, outlet.admit(&parcel)).await else {
+                break;
+            };
             outlet.send(parcel, place);
             admitted += 1;
             assert!(admitted < 10, "no bound");
@@ -308,11 +352,16 @@ mod tests {
         assert!(admitted >= 3, "{admitted}");
         tape.away.store(false, Ordering::Relaxed);
         let next = parcel(admitted, 10_000);
-        let place = tokio::time::timeout(minute, outlet.admit(&next)).await.expect("no room again");
+        let place = tokio::time::timeout(minute, outlet.admit(&next))
+            .await
+            .expect("no room again");
         outlet.send(next, place);
         drop(outlet);
         outbox.close(Instant::now() + minute).await;
-        assert_eq!(*tape.published.lock().unwrap(), (0..=admitted).collect::<Vec<_>>());
+        assert_eq!(
+            *tape.published.lock().unwrap(),
+            (0..=admitted).collect::<Vec<_>>()
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -324,7 +373,7 @@ mod tests {
         let place = outlet.admit(&huge).await;
         outlet.send(huge, place);
         drop(outlet);
-        outbox.close(Instant::now() + Duration::from_secs(60)).await;
+        outbox.close(Instant::now() + Duration::from_mins(1)).await;
         assert_eq!(*tape.published.lock().unwrap(), [1]);
     }
 

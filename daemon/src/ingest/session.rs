@@ -26,7 +26,7 @@ use crate::proto::webcast::ControlMessage;
 const CLOCK_TOLERANCE: i64 = 24 * 3600 * 1000;
 /// Messages remembered per room, and for how long.
 const REMEMBERED: usize = 20_000;
-const REMEMBERED_FOR: Duration = Duration::from_secs(30 * 60);
+const REMEMBERED_FOR: Duration = Duration::from_mins(30);
 
 const CONTROL: &str = "WebcastControlMessage";
 /// `action` of a control message: ended by the creator, ended by moderation. No other one ends.
@@ -146,7 +146,12 @@ impl Session {
 
     /// A message as an envelope; `None` for one that came before. `backlog` says that it was sent
     /// before we connected, as the message itself may say, too.
-    pub(super) fn take(&mut self, message: BaseMessage, backlog: bool, now: Timestamp) -> Option<Envelope> {
+    pub(super) fn take(
+        &mut self,
+        message: BaseMessage,
+        backlog: bool,
+        now: Timestamp,
+    ) -> Option<Envelope> {
         let header = proto::header(&message.payload).unwrap_or_default();
         let msg_id = Some(message.msg_id).filter(|&id| id != 0).or(header.msg_id);
         if !self.seen.is_new(key(&message, msg_id)) {
@@ -161,7 +166,11 @@ impl Session {
         let timestamp = header.create_time_ms.map_or(now, |time| clamp(time, now));
         let data = RawData::Protobuf(message.payload.into());
         let msg_id = msg_id.map(|id| id.to_string());
-        Some(Envelope { msg_id, backlog, ..self.envelope(message.method, timestamp, now, data) })
+        Some(Envelope {
+            msg_id,
+            backlog,
+            ..self.envelope(message.method, timestamp, now, data)
+        })
     }
 
     /// An event in the life of the connection, one of [`shared::raw::control`].
@@ -174,7 +183,13 @@ impl Session {
         self.envelope(kind.to_owned(), now, now, RawData::Json(object))
     }
 
-    fn envelope(&mut self, kind: String, timestamp: Timestamp, now: Timestamp, data: RawData) -> Envelope {
+    fn envelope(
+        &mut self,
+        kind: String,
+        timestamp: Timestamp,
+        now: Timestamp,
+        data: RawData,
+    ) -> Envelope {
         let seq_no = self.next_seq;
         self.next_seq = (seq_no + 1).min(MAX_SEQ_NO);
         Envelope {
@@ -200,7 +215,8 @@ fn clamp(time: i64, now: Timestamp) -> Timestamp {
 }
 
 fn is_end(payload: &Bytes) -> bool {
-    ControlMessage::decode(payload.clone()).is_ok_and(|control| END_ACTIONS.contains(&control.action))
+    ControlMessage::decode(payload.clone())
+        .is_ok_and(|control| END_ACTIONS.contains(&control.action))
 }
 
 /// What tells messages apart: TikTok's id, else the content.
@@ -209,15 +225,12 @@ type Key = [u8; 16];
 fn key(message: &BaseMessage, msg_id: Option<i64>) -> Key {
     let mut hash = Sha256::new();
     hash.update(message.method.as_bytes());
-    match msg_id {
-        Some(id) => {
-            hash.update([0]);
-            hash.update(id.to_be_bytes());
-        }
-        None => {
-            hash.update([1]);
-            hash.update(&message.payload);
-        }
+    if let Some(id) = msg_id {
+        hash.update([0]);
+        hash.update(id.to_be_bytes());
+    } else {
+        hash.update([1]);
+        hash.update(&message.payload);
     }
     let mut key = Key::default();
     key.copy_from_slice(&hash.finalize()[..16]);

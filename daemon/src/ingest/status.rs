@@ -41,7 +41,13 @@ impl Board {
         {
             status.since = before.since;
         }
-        entries.insert(creator.to_owned(), Entry { status, written: false });
+        entries.insert(
+            creator.to_owned(),
+            Entry {
+                status,
+                written: false,
+            },
+        );
         self.changed.notify_one();
     }
 
@@ -116,7 +122,10 @@ mod tests {
         assert_eq!(since(), 1);
         board.set("alice", status("live", 3));
         assert_eq!(since(), 3);
-        let other_room = CreatorStatus { stream_id: Some("7".to_owned()), ..status("live", 4) };
+        let other_room = CreatorStatus {
+            stream_id: Some("7".to_owned()),
+            ..status("live", 4)
+        };
         board.set("alice", other_room);
         assert_eq!(since(), 4);
     }

@@ -35,7 +35,11 @@ pub(super) fn battle(raw_type: String, message: &webcast::LinkMicBattle) -> Batt
             sides.of(entry.key);
             continue;
         };
-        let number = if host.user_id == 0 { entry.key } else { host.user_id };
+        let number = if host.user_id == 0 {
+            entry.key
+        } else {
+            host.user_id
+        };
         if let Some(side) = sides.of(number) {
             side.host.username = text(&host.display_id);
             side.host.display_name = text(&host.nick_name);
@@ -202,7 +206,9 @@ pub(super) fn barrage(raw_type: String, message: &webcast::BarrageMessage) -> Ba
     // Which of the two holds the text depends on the number.
     let contents = [&message.content, &message.common_barrage_content];
     let contents = || contents.into_iter().flatten();
-    let keys: Vec<String> = contents().filter_map(|content| text(&content.key)).collect();
+    let keys: Vec<String> = contents()
+        .filter_map(|content| text(&content.key))
+        .collect();
     let level = [&message.user_grade_param, &message.fans_level_param]
         .into_iter()
         .flatten()
@@ -228,7 +234,10 @@ pub(super) fn barrage(raw_type: String, message: &webcast::BarrageMessage) -> Ba
 
 /// Super fans have no number of their own: the key tells, in whatever case it comes.
 fn banner_kind(number: i32, keys: &[String]) -> BannerKind {
-    let has = |part| keys.iter().any(|key| key.to_ascii_lowercase().contains(part));
+    let has = |part| {
+        keys.iter()
+            .any(|key| key.to_ascii_lowercase().contains(part))
+    };
     if has("ttlive_superfan_commentnotif_superfanjoined") {
         return BannerKind::SuperFanJoined;
     }
@@ -292,7 +301,10 @@ mod tests {
         let team = webcast::BattleTeamArmies {
             team_id: 1,
             members: [1, 2]
-                .map(|user_id| webcast::BattleTeamMember { user_id, score: 4 + user_id })
+                .map(|user_id| webcast::BattleTeamMember {
+                    user_id,
+                    score: 4 + user_id,
+                })
                 .into(),
             score: 11,
             user_armies: Some(webcast::UserArmies {
@@ -311,9 +323,15 @@ mod tests {
                 .map(|side| (side.host.user_id, side.score, side.contributors.len()))
                 .collect()
         };
-        assert_eq!(seen(&message), [("1".into(), Some(5), 1), ("2".into(), Some(6), 0)]);
+        assert_eq!(
+            seen(&message),
+            [("1".into(), Some(5), 1), ("2".into(), Some(6), 0)]
+        );
         message.armies = [(2, team.user_armies.unwrap())].into();
-        assert_eq!(seen(&message), [("2".into(), Some(6), 1), ("1".into(), Some(5), 0)]);
+        assert_eq!(
+            seen(&message),
+            [("2".into(), Some(6), 1), ("1".into(), Some(5), 0)]
+        );
     }
 
     #[test]
@@ -327,7 +345,10 @@ mod tests {
             banner_kind(4, &keys("ttlive_superfanbox")),
             BannerKind::SuperFan
         );
-        assert_eq!(banner_kind(9, &keys("pm_mt_alp_join_animation")), BannerKind::GifterEntered);
+        assert_eq!(
+            banner_kind(9, &keys("pm_mt_alp_join_animation")),
+            BannerKind::GifterEntered
+        );
         assert_eq!(banner_kind(100, &[]), BannerKind::Other);
     }
 }

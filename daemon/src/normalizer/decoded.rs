@@ -7,15 +7,13 @@
 
 use bytes::Bytes;
 use prost::{Message, Name};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use shared::event::User;
-use shared::time::Timestamp;
 
 use super::decode::decode;
-use super::text::{count, display_type, id, image_url, rendered, text};
-use super::user;
-use crate::proto::in_millis;
-use crate::proto::webcast::{self, Header};
+use super::object::Object;
+use super::text::{count, display_type, image_url, rendered};
+use crate::proto::webcast;
 
 /// What can be read of a message without an event type.
 #[derive(Default)]
@@ -83,75 +81,11 @@ pub(super) fn control(message: &webcast::ControlMessage) -> Value {
     let object = Object::of(message.common.as_ref())
         .number("action", message.action)
         .text("tips", &message.tips)
-        .text("source", message.extra.as_ref().map_or(&[], |extra| &extra.source));
+        .text(
+            "source",
+            message.extra.as_ref().map_or(&[], |extra| &extra.source),
+        );
     Value::Object(object.content)
-}
-
-/// An object in the making; what is absent is not put in.
-#[derive(Default)]
-struct Object {
-    content: Map<String, Value>,
-    user: Option<User>,
-}
-
-impl Object {
-    /// With what the app shows for the message, where the header has it.
-    fn of(common: Option<&Header>) -> Self {
-        let shown = common.and_then(|common| common.display_text.as_ref());
-        Self::default()
-            .value("displayType", display_type(common))
-            .value("displayText", rendered(shown))
-    }
-
-    /// Whose message it is.
-    fn by(mut self, user: Option<&webcast::User>) -> Self {
-        self.user = user.and_then(|user| user::user(user, None));
-        self
-    }
-
-    fn value(mut self, name: &str, value: Option<impl Into<Value>>) -> Self {
-        if let Some(value) = value {
-            self.content.insert(name.to_owned(), value.into());
-        }
-        self
-    }
-
-    fn text(self, name: &str, bytes: &[u8]) -> Self {
-        self.value(name, text(bytes))
-    }
-
-    fn id(self, name: &str, number: i64) -> Self {
-        self.value(name, id(number))
-    }
-
-    fn number(self, name: &str, number: impl Into<i64>) -> Self {
-        self.value(name, Some(number.into()))
-    }
-
-    fn flag(self, name: &str, flag: bool) -> Self {
-        self.value(name, Some(flag))
-    }
-
-    /// A time in milliseconds or seconds.
-    fn time(self, name: &str, time: i64) -> Self {
-        let time = (time > 0).then(|| Timestamp::from_millis(in_millis(time)));
-        self.value(name, time.map(|time| time.to_string()))
-    }
-
-    fn list<T>(self, name: &str, items: &[T], item: impl Fn(&T) -> Object) -> Self {
-        let list: Vec<Value> = items.iter().map(|each| Value::Object(item(each).content)).collect();
-        self.value(name, (!list.is_empty()).then_some(list))
-    }
-
-    fn ids(self, name: &str, ids: &[i64]) -> Self {
-        let list: Vec<Value> = ids.iter().filter_map(|number| id(*number)).map(Value::from).collect();
-        self.value(name, (!list.is_empty()).then_some(list))
-    }
-
-    fn person(self, name: &str, who: Option<&webcast::User>) -> Self {
-        let person = who.and_then(user::person);
-        self.value(name, person.and_then(|person| serde_json::to_value(person).ok()))
-    }
 }
 
 fn question(message: &webcast::QuestionNewMessage) -> Object {
@@ -178,7 +112,9 @@ fn live_intro(message: &webcast::LiveIntroMessage) -> Object {
 fn envelope(message: &webcast::EnvelopeMessage) -> Object {
     const SUPER_FAN_BOX: i32 = 19;
     let object = Object::of(message.common.as_ref()).number("display", message.display);
-    let key = display_type(message.common.as_ref()).unwrap_or_default().to_ascii_lowercase();
+    let key = display_type(message.common.as_ref())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     let Some(info) = &message.envelope_info else {
         return object;
     };
@@ -194,7 +130,10 @@ fn envelope(message: &webcast::EnvelopeMessage) -> Object {
         .time("opensAt", info.unpack_at.into())
         .text("sendUserId", &info.send_user_id)
         .text("sendUserName", &info.send_user_name)
-        .value("sendUserAvatarUrl", image_url(info.send_user_avatar.as_ref()))
+        .value(
+            "sendUserAvatarUrl",
+            image_url(info.send_user_avatar.as_ref()),
+        )
 }
 
 fn im_delete(message: &webcast::ImDeleteMessage) -> Object {
@@ -208,7 +147,10 @@ fn goal(message: &webcast::GoalUpdateMessage) -> Object {
         .number("updateSource", message.update_source)
         .id("contributorId", message.contributor_id)
         .text("contributorDisplayId", &message.contributor_display_id)
-        .value("contributorAvatarUrl", image_url(message.contributor_avatar.as_ref()))
+        .value(
+            "contributorAvatarUrl",
+            image_url(message.contributor_avatar.as_ref()),
+        )
         .number("contributeCount", message.contribute_count)
         .number("contributeScore", message.contribute_score);
     if let Some(indicator) = &message.indicator {
@@ -232,7 +174,10 @@ fn goal(message: &webcast::GoalUpdateMessage) -> Object {
                     .number("progress", part.progress)
                     .number("target", part.target)
                     .text("giftName", gift.map_or(&[], |gift| &gift.name))
-                    .value("giftImageUrl", gift.and_then(|gift| image_url(gift.image.as_ref())))
+                    .value(
+                        "giftImageUrl",
+                        gift.and_then(|gift| image_url(gift.image.as_ref())),
+                    )
             })
             .list("contributors", &goal.contributors, |giver| {
                 Object::default()
@@ -271,9 +216,15 @@ fn poll(message: &webcast::PollMessage) -> Object {
     }
     let start = message.start_content.as_ref().map(|part| &part.option_list);
     let end = message.end_content.as_ref().map(|part| &part.option_list);
-    let votes = message.update_votes_content.as_ref().map(|part| &part.option_list);
+    let votes = message
+        .update_votes_content
+        .as_ref()
+        .map(|part| &part.option_list);
     // Only one of them is there.
-    let options = [votes, end, start].into_iter().flatten().find(|list| !list.is_empty());
+    let options = [votes, end, start]
+        .into_iter()
+        .flatten()
+        .find(|list| !list.is_empty());
     if let Some(options) = options {
         object = object.list("options", options, |option| {
             Object::default()
@@ -310,7 +261,10 @@ fn rank_text(message: &webcast::RankTextMessage) -> Object {
 
 fn hourly_rank_reward(message: &webcast::HourlyRankRewardMessage) -> Object {
     Object::of(message.common.as_ref()).list("winners", &message.winners, |winner| {
-        let common = winner.notify.as_ref().and_then(|notice| notice.common.as_ref());
+        let common = winner
+            .notify
+            .as_ref()
+            .and_then(|notice| notice.common.as_ref());
         let shown = common.and_then(|common| common.display_text.as_ref());
         Object::default()
             .id("userId", winner.user_id)
@@ -351,9 +305,18 @@ fn room_pin(message: &webcast::RoomPinMessage) -> Object {
             .text("giftName", name)
             .person("author", gift.user.as_ref());
     } else {
-        let social = message.social_message.as_ref().and_then(|pinned| pinned.user.as_ref());
-        let member = message.member_message.as_ref().and_then(|pinned| pinned.user.as_ref());
-        let like = message.like_message.as_ref().and_then(|pinned| pinned.user.as_ref());
+        let social = message
+            .social_message
+            .as_ref()
+            .and_then(|pinned| pinned.user.as_ref());
+        let member = message
+            .member_message
+            .as_ref()
+            .and_then(|pinned| pinned.user.as_ref());
+        let like = message
+            .like_message
+            .as_ref()
+            .and_then(|pinned| pinned.user.as_ref());
         object = object.person("author", social.or(member).or(like));
     }
     object
@@ -375,7 +338,10 @@ fn unauthorized_member(message: &webcast::UnauthorizedMemberMessage) -> Object {
     Object::of(message.common.as_ref())
         .number("action", message.action)
         .text("nickName", &message.nick_name)
-        .value("nickNamePrefix", rendered(message.nick_name_prefix.as_ref()))
+        .value(
+            "nickNamePrefix",
+            rendered(message.nick_name_prefix.as_ref()),
+        )
         .value("enterText", rendered(message.enter_text.as_ref()))
 }
 
@@ -399,11 +365,15 @@ fn fan_tickets(message: &webcast::LinkMicFanTicketMethod) -> Object {
     if let Some(notice) = &message.fan_ticket_room_notice {
         object = object
             .number("totalLinkMicFanTicket", notice.total_link_mic_fan_ticket)
-            .list("userFanTicketList", &notice.user_fan_ticket_list, |ticket| {
-                Object::default()
-                    .id("userId", ticket.user_id)
-                    .number("fanTicket", ticket.fan_ticket)
-            });
+            .list(
+                "userFanTicketList",
+                &notice.user_fan_ticket_list,
+                |ticket| {
+                    Object::default()
+                        .id("userId", ticket.user_id)
+                        .number("fanTicket", ticket.fan_ticket)
+                },
+            );
     }
     object
 }
@@ -437,7 +407,10 @@ fn punish_finish(message: &webcast::LinkMicBattlePunishFinish) -> Object {
         .id("channelId", message.channel_id)
         .id("opUid", message.op_uid)
         .number("reason", message.reason)
-        .time("startedAt", settings.map_or(0, |settings| settings.start_time_ms))
+        .time(
+            "startedAt",
+            settings.map_or(0, |settings| settings.start_time_ms),
+        )
 }
 
 fn battle_task(message: &webcast::LinkmicBattleTaskMessage) -> Object {

@@ -45,8 +45,9 @@ pub(super) fn gift(raw_type: String, message: &webcast::GiftMessage, message_id:
             unit,
             total: unit.saturating_mul(gift_count),
         },
-        image_url: gift
-            .and_then(|gift| image_url(gift.image.as_ref()).or_else(|| image_url(gift.icon.as_ref()))),
+        image_url: gift.and_then(|gift| {
+            image_url(gift.image.as_ref()).or_else(|| image_url(gift.icon.as_ref()))
+        }),
         recipient: recipient(message),
     }
 }
@@ -68,7 +69,9 @@ fn state(message: &webcast::GiftMessage) -> StreakState {
 /// Who gets it, when that is not the creator: a guest on stage.
 fn recipient(message: &webcast::GiftMessage) -> Option<Person> {
     let monitor = message.monitor_info.unwrap_or_default();
-    let is_guest = |person: &Person| monitor.anchor_id == 0 || person.user_id != monitor.anchor_id.to_string();
+    // Where the message does not name the creator, whoever it names is taken for a guest.
+    let is_guest =
+        |person: &Person| monitor.anchor_id == 0 || person.user_id != monitor.anchor_id.to_string();
 
     let to_user = message.to_user.as_ref().and_then(person);
     let member_id = text(&message.to_member_id)
@@ -86,7 +89,10 @@ fn recipient(message: &webcast::GiftMessage) -> Option<Person> {
             user_id,
             ..Person::default()
         });
-    [to_user, to_member, monitored].into_iter().flatten().find(is_guest)
+    [to_user, to_member, monitored]
+        .into_iter()
+        .flatten()
+        .find(is_guest)
 }
 
 #[cfg(test)]
@@ -98,8 +104,15 @@ mod tests {
             gift_id: 5655,
             repeat_count: 3,
             group_id: 17,
-            user: Some(webcast::User { id: 9, ..Default::default() }),
-            gift: Some(webcast::Gift { r#type: 1, diamond_count: 5, ..Default::default() }),
+            user: Some(webcast::User {
+                id: 9,
+                ..Default::default()
+            }),
+            gift: Some(webcast::Gift {
+                r#type: 1,
+                diamond_count: 5,
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -112,7 +125,10 @@ mod tests {
     #[test]
     fn a_streak_goes_on_until_its_end_mark() {
         let mut gift = message();
-        assert_eq!(streak_of(&gift), ("9-5655-17".into(), StreakState::Progress));
+        assert_eq!(
+            streak_of(&gift),
+            ("9-5655-17".into(), StreakState::Progress)
+        );
         gift.repeat_end = 1;
         assert_eq!(streak_of(&gift), ("9-5655-17".into(), StreakState::Final));
     }
@@ -145,29 +161,47 @@ mod tests {
         let mut gift = message();
         gift.group_count = 4;
         let read = super::gift(String::new(), &gift, "");
-        assert_eq!((read.gift_count, read.coins.unit, read.coins.total), (12, 5, 60));
+        assert_eq!(
+            (read.gift_count, read.coins.unit, read.coins.total),
+            (12, 5, 60)
+        );
         gift.group_count = -1;
         gift.repeat_count = i32::MIN;
         gift.gift.as_mut().unwrap().diamond_count = -5;
         let read = super::gift(String::new(), &gift, "");
-        assert_eq!((read.gift_count, read.coins.unit, read.coins.total), (1, 0, 0));
+        assert_eq!(
+            (read.gift_count, read.coins.unit, read.coins.total),
+            (1, 0, 0)
+        );
     }
 
     #[test]
     fn the_recipient_is_named_when_it_is_a_guest() {
         let host = 100;
         let mut gift = message();
-        gift.monitor_info = Some(webcast::GiftMonitorInfo { anchor_id: host, to_user_id: host });
-        let recipient = |gift: &webcast::GiftMessage| recipient(gift).map(|person| (person.user_id, person.display_name));
+        gift.monitor_info = Some(webcast::GiftMonitorInfo {
+            anchor_id: host,
+            to_user_id: host,
+        });
+        let recipient = |gift: &webcast::GiftMessage| {
+            recipient(gift).map(|person| (person.user_id, person.display_name))
+        };
         assert_eq!(recipient(&gift), None);
-        gift.to_user = Some(webcast::User { id: host, ..Default::default() });
+        gift.to_user = Some(webcast::User {
+            id: host,
+            ..Default::default()
+        });
         assert_eq!(recipient(&gift), None);
         gift.monitor_info.as_mut().unwrap().to_user_id = 7;
         assert_eq!(recipient(&gift), Some(("7".into(), None)));
         gift.to_member_id = "8".into();
         gift.to_member_nickname = "Guest".into();
         assert_eq!(recipient(&gift), Some(("8".into(), Some("Guest".into()))));
-        gift.to_user = Some(webcast::User { id: 9, nickname: "Nine".into(), ..Default::default() });
+        gift.to_user = Some(webcast::User {
+            id: 9,
+            nickname: "Nine".into(),
+            ..Default::default()
+        });
         assert_eq!(recipient(&gift), Some(("9".into(), Some("Nine".into()))));
     }
 }

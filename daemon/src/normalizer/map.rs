@@ -120,7 +120,10 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
         "WebcastEmoteChatMessage" => {
             let message: webcast::EmoteChatMessage = must_decode(envelope, &payload)?;
             let user = sender(message.user.as_ref(), message.user_identity.as_ref());
-            let emotes = message.emote_list.iter().map(|emote| self::emote(emote, None));
+            let emotes = message
+                .emote_list
+                .iter()
+                .map(|emote| self::emote(emote, None));
             let emotes = EmoteChat {
                 raw_type,
                 emotes: emotes.collect(),
@@ -166,7 +169,9 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
             };
             (payload, None)
         }
-        "ControlEvent.CONNECTED" | "ControlEvent.DISCONNECTED" | "ControlEvent.ERROR"
+        "ControlEvent.CONNECTED"
+        | "ControlEvent.DISCONNECTED"
+        | "ControlEvent.ERROR"
         | "ControlEvent.GAP" => {
             return Err(parse_error(&envelope.kind, &"its data is a JSON object"));
         }
@@ -217,7 +222,10 @@ fn chat(raw_type: String, message: &webcast::ChatMessage) -> Chat {
         })
     });
     for mentioned in whole.filter_map(person).chain(bare) {
-        if mentions.iter().all(|known| known.user_id != mentioned.user_id) {
+        if mentions
+            .iter()
+            .all(|known| known.user_id != mentioned.user_id)
+        {
             mentions.push(mentioned);
         }
     }

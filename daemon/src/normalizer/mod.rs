@@ -16,6 +16,7 @@ mod decoded;
 mod gift;
 mod lifecycle;
 mod map;
+mod object;
 mod run;
 mod social;
 mod text;

@@ -7,6 +7,7 @@
 //! An entry that is no envelope, a message that cannot be read or an event that breaks the
 //! contract becomes a dead letter at its place in the order.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -31,6 +32,7 @@ const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The normalizer's settings.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)] // several stages have `Options`; a group would be named after the type
 pub struct Options {
     /// How many raw entries are normalized and published at a time
     #[arg(long, env = "NORMALIZER_BATCH", default_value = "128", value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -155,23 +157,36 @@ impl Shard {
     }
 
     fn event(&self, entry: &Entry) -> Result<Outcome, Rejection> {
-        let reject = |error| Rejection {
-            reason: Reason::ParseError,
-            error,
-        };
         if entry.fields.is_empty() {
-            return Err(reject("the entry was trimmed before it was read".to_owned()));
+            return Err(unreadable(&"the entry was trimmed before it was read"));
         }
-        let envelope =
-            Envelope::from_fields(|field| entry.get(field)).map_err(|error| reject(error.to_string()))?;
-        let event = normalize(&envelope)?;
-        Ok(Outcome::Event {
-            json: self.contract.json(&event)?,
-            normalized_at: now(),
-            // As it came: the exact text is what a replay normalizes again.
-            raw: entry.get("data").unwrap_or_default().to_owned(),
+        guarded(|| {
+            let envelope =
+                Envelope::from_fields(|field| entry.get(field)).map_err(|e| unreadable(&e))?;
+            let event = normalize(&envelope)?;
+            Ok(Outcome::Event {
+                json: self.contract.json(&event)?,
+                normalized_at: now(),
+                // As it came: the exact text is what a replay normalizes again.
+                raw: entry.get("data").unwrap_or_default().to_owned(),
+            })
         })
     }
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Rejection {
+    Rejection {
+        reason: Reason::ParseError,
+        error: error.to_string(),
+    }
+}
+
+/// Turns a panic into a rejection. There should be none; but the message that causes one would
+/// come again after every restart, and nothing behind it would ever be read.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
+    // Nothing is changed by the work that somebody could see half done.
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(unreadable(&"the normalizer panicked on it")))
 }
 
 /// Waits after a failure of Redis; `None` to stop.
@@ -255,5 +270,25 @@ impl Counts {
             );
         }
         *self = Self::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_rejection() {
+        let rejection = guarded(|| -> Result<(), _> { panic!("as expected by the test") });
+        assert_eq!(rejection.unwrap_err().reason, Reason::ParseError);
+        assert_eq!(guarded(|| Ok(7)), Ok(7));
+    }
+
+    #[test]
+    fn delays_grow_to_their_limit_and_never_end() {
+        let delays: Vec<Duration> = delays().take(1_000).collect();
+        assert!(delays[0] < Duration::from_secs(1));
+        assert!(delays.iter().all(|delay| *delay <= MAX_DELAY));
+        assert_eq!(delays.last(), Some(&MAX_DELAY));
     }
 }

@@ -19,24 +19,26 @@ pub(super) fn social(raw_type: &str, message: &webcast::SocialMessage) -> Option
         .and_then(|common| text(&common.display_text.as_ref()?.default_pattern));
     let raw_type = raw_type.to_owned();
     let known = |number: u64| (number > 0).then_some(number);
-    Some(match kind(key.as_deref(), message.action, pattern.as_deref())? {
-        Kind::Follow => Payload::Follow(Follow {
-            raw_type,
-            display_type: key,
-            follow_count: known(count(message.follow_count)),
-        }),
-        Kind::Share => Payload::Share(Share {
-            raw_type,
-            display_type: key,
-            share_count: known(count(message.share_count)),
-            share_target: text(&message.share_target),
-        }),
-        Kind::Subscribe => Payload::Subscribe(Subscribe {
-            raw_type,
-            display_type: key,
-            ..Subscribe::default()
-        }),
-    })
+    Some(
+        match kind(key.as_deref(), message.action, pattern.as_deref())? {
+            Kind::Follow => Payload::Follow(Follow {
+                raw_type,
+                display_type: key,
+                follow_count: known(count(message.follow_count)),
+            }),
+            Kind::Share => Payload::Share(Share {
+                raw_type,
+                display_type: key,
+                share_count: known(count(message.share_count)),
+                share_target: text(&message.share_target),
+            }),
+            Kind::Subscribe => Payload::Subscribe(Subscribe {
+                raw_type,
+                display_type: key,
+                ..Subscribe::default()
+            }),
+        },
+    )
 }
 
 /// The payload of a subscription notice.
@@ -84,7 +86,12 @@ mod tests {
     fn the_key_decides_then_the_action_then_the_pattern() {
         use Kind::{Follow, Share, Subscribe};
         for (key, action, pattern, expected) in [
-            (Some("pm_main_follow_message_viewer_2"), 0, None, Some(Follow)),
+            (
+                Some("pm_main_follow_message_viewer_2"),
+                0,
+                None,
+                Some(Follow),
+            ),
             (Some("pm_mt_guidance_share"), 0, None, Some(Share)),
             (Some("pm_mt_guidance_viewer_5_share"), 1, None, Some(Share)),
             (Some("pm_mt_msg_viewer_follow"), 0, None, Some(Follow)),
@@ -94,13 +101,27 @@ mod tests {
             (None, 1, None, Some(Follow)),
             (None, 3, None, Some(Share)),
             (Some("pm_new_2027"), 3, None, Some(Share)),
-            (None, 0, Some("{0:user} followed the LIVE creator"), Some(Follow)),
+            (
+                None,
+                0,
+                Some("{0:user} followed the LIVE creator"),
+                Some(Follow),
+            ),
             (None, 0, Some("{0:user} Shared the LIVE"), Some(Share)),
             (None, 0, Some("{0:user} subscribed"), Some(Subscribe)),
-            (Some("pm_mt_live_repost"), 4, Some("{0:user} reposted"), None),
+            (
+                Some("pm_mt_live_repost"),
+                4,
+                Some("{0:user} reposted"),
+                None,
+            ),
             (None, 0, None, None),
         ] {
-            assert_eq!(kind(key, action, pattern), expected, "{key:?} {action} {pattern:?}");
+            assert_eq!(
+                kind(key, action, pattern),
+                expected,
+                "{key:?} {action} {pattern:?}"
+            );
         }
     }
 }

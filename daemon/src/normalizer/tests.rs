@@ -2,6 +2,8 @@
 //! and bytes that nobody would send on purpose.
 
 mod captured;
+mod check;
+mod check_raw;
 mod fixtures;
 mod hostile;
 mod readable;

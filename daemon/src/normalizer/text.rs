@@ -134,7 +134,10 @@ mod tests {
         assert_eq!(text(b""), None);
         assert_eq!(text(b"a\0b").unwrap(), "a\u{fffd}b");
         assert_eq!(text(b"a\xffb").unwrap(), "a\u{fffd}b");
-        assert_eq!(text("مرحبا 🌹\u{202e}".as_bytes()).unwrap(), "مرحبا 🌹\u{202e}");
+        assert_eq!(
+            text("مرحبا 🌹\u{202e}".as_bytes()).unwrap(),
+            "مرحبا 🌹\u{202e}"
+        );
     }
 
     #[test]
@@ -178,7 +181,16 @@ mod tests {
             shown("{0:user} is No. {1:string}!").unwrap(),
             "Ann is No. 3!"
         );
-        for odd in ["{9:user}", "{2:image}", "{", "{x", "{}", "}{", "{0", "a {:} b"] {
+        for odd in [
+            "{9:user}",
+            "{2:image}",
+            "{",
+            "{x",
+            "{}",
+            "}{",
+            "{0",
+            "a {:} b",
+        ] {
             assert_eq!(shown(odd).unwrap(), odd);
         }
         assert_eq!(shown(""), None);

@@ -13,10 +13,7 @@ use crate::proto::webcast;
 ///
 /// Roles come from the sender's standing (`identity`) where the message has it, and only
 /// otherwise from the account and its badges: the sources disagree at times.
-pub(super) fn user(
-    user: &webcast::User,
-    identity: Option<&webcast::UserIdentity>,
-) -> Option<User> {
+pub(super) fn user(user: &webcast::User, identity: Option<&webcast::UserIdentity>) -> Option<User> {
     let badges = badges(&user.badge_list);
     let level = |scene| badges.iter().find(|badge| badge.scene == scene)?.level;
     Some(User {
@@ -25,8 +22,14 @@ pub(super) fn user(
         display_name: text(&user.nickname),
         avatar_url: avatar_url(user),
         roles: roles(user, identity, &badges),
-        follower_count: user.follow_info.as_ref().map(|info| count(info.follower_count)),
-        following_count: user.follow_info.as_ref().map(|info| count(info.following_count)),
+        follower_count: user
+            .follow_info
+            .as_ref()
+            .map(|info| count(info.follower_count)),
+        following_count: user
+            .follow_info
+            .as_ref()
+            .map(|info| count(info.following_count)),
         gifter_level: level(scene::GIFTER_LEVEL),
         team_level: level(scene::FAN_CLUB),
         verified: user.verified.then_some(true),
@@ -49,7 +52,10 @@ pub(super) fn person(user: &webcast::User) -> Option<Person> {
 pub(super) fn first<'a>(
     users: impl IntoIterator<Item = Option<&'a webcast::User>>,
 ) -> Option<User> {
-    users.into_iter().flatten().find_map(|found| user(found, None))
+    users
+        .into_iter()
+        .flatten()
+        .find_map(|found| user(found, None))
 }
 
 fn user_id(user: &webcast::User) -> Option<String> {
@@ -116,7 +122,10 @@ fn badges(list: &[webcast::Badge]) -> Vec<Badge> {
         let level = badge.privilege_log_extra.as_ref().and_then(level);
         let text = badge_text(badge);
         let image_url = badge_image(badge);
-        if let Some(known) = folded.iter_mut().find(|known| known.scene == badge.scene_type) {
+        if let Some(known) = folded
+            .iter_mut()
+            .find(|known| known.scene == badge.scene_type)
+        {
             known.level = known.level.max(level);
             known.text = known.text.take().or(text);
             known.image_url = known.image_url.take().or(image_url);
@@ -149,6 +158,9 @@ fn badge_text(badge: &webcast::Badge) -> Option<String> {
 
 fn badge_image(badge: &webcast::Badge) -> Option<String> {
     let image = badge.image.as_ref().and_then(|image| image.image.as_ref());
-    let icon = badge.combine.as_ref().and_then(|combine| combine.icon.as_ref());
+    let icon = badge
+        .combine
+        .as_ref()
+        .and_then(|combine| combine.icon.as_ref());
     image_url(image).or_else(|| image_url(icon))
 }

@@ -48,3 +48,31 @@ impl Contract {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_breaks_the_contract_is_named_without_its_content() {
+        let event = json!({
+            "schemaVersion": "unified-event.v1", "eventId": "0".repeat(64), "source": "live",
+            "streamId": "not a room", "sessionId": "01980000-0000-7000-8000-000000000001",
+            "seqNo": 1, "timestamp": "2026-11-22T15:04:05.678Z",
+            "ingestedAt": "2026-11-22T15:04:05.678Z", "eventType": "CHAT",
+            "payload": {"rawType": "WebcastChatMessage", "message": "private words"},
+        });
+        let mut event: UnifiedEvent = serde_json::from_value(event).unwrap();
+        let contract = Contract::new().unwrap();
+        let rejection = contract.json(&event).unwrap_err();
+        assert_eq!(rejection.reason, Reason::ValidationError);
+        assert!(rejection.error.starts_with("/streamId: "), "{rejection}");
+        assert!(!rejection.error.contains("not a room"), "{rejection}");
+
+        event.stream_id = "7301234567890123456".to_owned();
+        let json = contract.json(&event).unwrap();
+        assert_eq!(serde_json::from_str::<UnifiedEvent>(&json).unwrap(), event);
+    }
+}

@@ -13,8 +13,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
 use super::database::Failure;
-use super::rooms::Changes;
+use super::rooms::Rooms;
 use super::row::Row;
+use super::users::Users;
 
 /// After so long without an answer the connection is given up. Longer than what the server
 /// allows each statement, so that normally the server's reason is seen.
@@ -66,19 +67,23 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
                 free.insert(place);
                 live.push(place);
             }
-            Entry::Occupied(first) => match rows[*first.get()].raw_hash == row.raw_hash {
-                true => stored.duplicates += 1,
-                false => stored.collisions.push(place),
-            },
+            Entry::Occupied(first) => {
+                if rows[*first.get()].raw_hash == row.raw_hash {
+                    stored.duplicates += 1;
+                } else {
+                    stored.collisions.push(place);
+                }
+            }
         }
     }
 
     let transaction = client.transaction().await?;
     transaction.batch_execute(LIMITS).await?;
 
-    let mut changes = Changes::default();
+    let mut rooms = Rooms::default();
+    let mut users = Users::default();
     for row in rows.iter().filter(|row| row.source == Source::Replay) {
-        changes.note_replay(row);
+        rooms.note_replay(row);
     }
     if !live.is_empty() {
         let inserted = insert(&transaction, rows, &live, &mut stored).await?;
@@ -87,7 +92,8 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
             let row = &rows[place];
             if inserted.contains(row.event_id.as_bytes().as_slice()) {
                 stored.inserted += 1;
-                changes.note(row);
+                rooms.note(row);
+                users.note(row);
             } else {
                 known.push(place);
             }
@@ -96,7 +102,8 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
             compare(&transaction, rows, &known, &mut stored).await?;
         }
     }
-    changes.apply(&transaction).await?;
+    rooms.apply(&transaction).await?;
+    users.apply(&transaction).await?;
     transaction.commit().await?;
     Ok(stored)
 }

@@ -211,6 +211,20 @@ impl Failure {
             .code()
             .is_some_and(|code| matches!(code.code(), "28000" | "28P01" | "3D000" | "42501"))
     }
+
+    /// Whether we refuse the server, for its certificate.
+    pub(super) fn is_distrust(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        let cause = error
+            .source()
+            .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        let tls = cause
+            .and_then(std::io::Error::get_ref)
+            .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+    }
 }
 
 /// The message of an error with its cause, on one line. Details are left out: they quote values.

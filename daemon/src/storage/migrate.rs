@@ -50,6 +50,12 @@ pub async fn migrate(options: &DatabaseOptions) -> Result<(), Error> {
                     why: failure.to_string(),
                 });
             }
+            Err(failure) if failure.is_distrust() => {
+                return Err(Error::Distrusted {
+                    variable: database.variable,
+                    why: failure.to_string(),
+                });
+            }
             Err(failure) => outage.wait(&failure, &never).await,
         };
     };

@@ -3,8 +3,8 @@
 //! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
 //! and what follows from them in `creators`, `streams`, `sessions` and `users`; every table is
 //! described in `docs/contracts/storage.md`. Read in the order an entry takes: [`row`] reads it,
-//! [`writer`] gathers a batch and settles it, [`batch`] is the transaction, [`rooms`] what the
-//! transaction keeps up to date beside the events. [`database`] connects, [`migrate`] and
+//! [`writer`] gathers a batch and settles it, [`batch`] is the transaction, [`rooms`] and
+//! [`users`] are what it keeps up to date beside the events. [`database`] connects, [`migrate`] and
 //! [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
@@ -24,6 +24,7 @@ mod outage;
 mod partitions;
 mod rooms;
 mod row;
+mod users;
 mod writer;
 
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use migrate::migrate;
 
 /// Settings of the storage writer.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)] // several stages have `Options`; a group would be named after the type
 pub struct Options {
     /// Where to store.
     #[command(flatten)]
@@ -95,6 +97,14 @@ pub enum Error {
         /// The server's words.
         why: String,
     },
+    /// The server's certificate is not signed by an authority we know, or not for this name.
+    #[error("{variable}: {why}; DATABASE_CA_FILE can name the authority")]
+    Distrusted {
+        /// The setting to look at.
+        variable: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The database has a migration that this build does not know.
     #[error(
         "the database has {0}, which this build does not have: run the ttlc that made it, or a newer one"
@@ -111,16 +121,12 @@ pub enum Error {
 /// is stored too, for at most a second; the rest waits in Redis.
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
     let database = options.database.open()?;
-    // First of all: rows of a day without a partition would land in the default one.
-    if !partitions::ensure(&database, &stop).await {
-        return Ok(());
-    }
     let mut tasks = JoinSet::new();
+    tasks.spawn(partitions::keep(database.clone(), stop.clone()));
     for shard in 0..bus.names().shards() {
         let writer = writer::Writer::new(&options, database.clone(), bus.clone(), shard);
         tasks.spawn(writer.run(stop.clone()));
     }
-    tasks.spawn(partitions::keep(database, stop.clone()));
     while let Some(ended) = tasks.join_next().await {
         // None of them returns an error; a panic is a defect and goes up to the supervisor.
         if let Err(error) = ended {

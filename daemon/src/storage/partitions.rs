@@ -17,38 +17,25 @@ const INTERVAL: Duration = Duration::from_hours(1);
 /// Making a partition waits for whoever reads the default one.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Makes what is missing, however long Postgres is away; `false` when told to stop meanwhile.
-pub(super) async fn ensure(database: &Database, stop: &CancellationToken) -> bool {
+/// Makes what is missing, now and every hour, until told to stop.
+///
+/// The writers do not wait for it: what they store meanwhile is moved when its partition comes.
+pub(super) async fn keep(database: Database, stop: CancellationToken) {
     let mut outage = Outage::new("postgres");
-    loop {
-        let Some(made) = stop.run_until_cancelled(make(database)).await else {
-            return false;
-        };
-        match made {
+    while let Some(made) = stop.run_until_cancelled(make(&database)).await {
+        let go_on = match made {
             Ok(made) => {
                 outage.over();
                 if made > 0 {
                     tracing::info!(partitions = made, "partitions made");
                 }
-                return true;
+                stop.run_until_cancelled(tokio::time::sleep(INTERVAL))
+                    .await
+                    .is_some()
             }
-            Err(failure) => {
-                if !outage.wait(&failure, stop).await {
-                    return false;
-                }
-            }
-        }
-    }
-}
-
-/// Does so every hour until told to stop.
-pub(super) async fn keep(database: Database, stop: CancellationToken) {
-    while stop
-        .run_until_cancelled(tokio::time::sleep(INTERVAL))
-        .await
-        .is_some()
-    {
-        if !ensure(&database, &stop).await {
+            Err(failure) => outage.wait(&failure, &stop).await,
+        };
+        if !go_on {
             return;
         }
     }

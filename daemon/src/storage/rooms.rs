@@ -1,4 +1,4 @@
-//! What follows from new events for creators, streams, sessions and users.
+//! What follows from new events for creators, streams and sessions.
 //!
 //! In: rows that were really inserted. Out: upserts in the same transaction, so each row counts
 //! once. Values are merged with the smallest and the largest, and names by the time we received
@@ -19,33 +19,32 @@ use super::row::{Connection, Row, Turn};
 /// What TikTok's numbers in the end of a broadcast mean.
 const ENDED_BY_CREATOR: i64 = 3;
 
-/// What the new rows of a batch change.
+/// What the new rows of a batch change of rooms.
 #[derive(Default)]
-pub(super) struct Changes<'a> {
+pub(super) struct Rooms<'a> {
     streams: BTreeMap<&'a str, Span>,
     sessions: BTreeMap<Uuid, Session<'a>>,
     replays: BTreeMap<Uuid, Replay<'a>>,
-    users: BTreeMap<&'a str, User<'a>>,
     /// Lifecycle events and ends of broadcasts; they are few.
     turns: Vec<&'a Row<'a>>,
 }
 
 /// From the first to the last time we received something.
 #[derive(Clone, Copy)]
-struct Span {
-    first: Timestamp,
-    last: Timestamp,
+pub(super) struct Span {
+    pub(super) first: Timestamp,
+    pub(super) last: Timestamp,
 }
 
 impl Span {
-    fn at(time: Timestamp) -> Self {
+    pub(super) fn at(time: Timestamp) -> Self {
         Self {
             first: time,
             last: time,
         }
     }
 
-    fn include(&mut self, time: Timestamp) {
+    pub(super) fn include(&mut self, time: Timestamp) {
         self.first = self.first.min(time);
         self.last = self.last.max(time);
     }
@@ -65,16 +64,7 @@ struct Replay<'a> {
     span: Span,
 }
 
-struct User<'a> {
-    span: Span,
-    username: Option<&'a str>,
-    display_name: Option<&'a str>,
-    avatar_url: Option<&'a str>,
-    /// When the newest of these was received.
-    profile_at: Option<Timestamp>,
-}
-
-impl<'a> Changes<'a> {
+impl<'a> Rooms<'a> {
     /// Takes note of a new row.
     pub(super) fn note(&mut self, row: &'a Row<'a>) {
         let at = row.ingested_at;
@@ -97,61 +87,9 @@ impl<'a> Changes<'a> {
         session.last_seq_no = session.last_seq_no.max(row.seq_no);
         session.events += 1;
 
-        if let Some(user) = &row.user {
-            self.note_user(
-                at,
-                &user.user_id,
-                [
-                    user.username.as_deref(),
-                    user.display_name.as_deref(),
-                    user.avatar_url.as_deref(),
-                ],
-            );
-        }
-        if let Some(turn) = &row.turn {
+        if row.turn.is_some() {
             self.turns.push(row);
-            if let Turn::Connected(Connection {
-                owner_id: Some(owner),
-                unique_id,
-                owner_nickname,
-                ..
-            }) = turn
-            {
-                self.note_user(
-                    at,
-                    owner,
-                    [unique_id.as_deref(), owner_nickname.as_deref(), None],
-                );
-            }
         }
-    }
-
-    fn note_user(&mut self, at: Timestamp, user_id: &'a str, names: [Option<&'a str>; 3]) {
-        let user = self.users.entry(user_id).or_insert_with(|| User {
-            span: Span::at(at),
-            username: None,
-            display_name: None,
-            avatar_url: None,
-            profile_at: None,
-        });
-        user.span.include(at);
-        if names.iter().all(Option::is_none) {
-            return;
-        }
-        let newer = user.profile_at.is_none_or(|known| known <= at);
-        let [username, display_name, avatar_url] = names;
-        for (known, seen) in [
-            (&mut user.username, username),
-            (&mut user.display_name, display_name),
-            (&mut user.avatar_url, avatar_url),
-        ] {
-            *known = if newer {
-                seen.or(*known)
-            } else {
-                known.or(seen)
-            };
-        }
-        user.profile_at = user.profile_at.max(Some(at));
     }
 
     /// Takes note of a row that a replay shows: only that the replay exists.
@@ -184,7 +122,7 @@ impl<'a> Changes<'a> {
         for (username, _) in self.connected() {
             end_older(transaction, username).await?;
         }
-        self.touch_users(transaction).await
+        Ok(())
     }
 
     /// The last `CONNECTED` of each creator in the batch.
@@ -327,50 +265,6 @@ impl<'a> Changes<'a> {
                 )
                 .await?;
         }
-        Ok(())
-    }
-
-    async fn touch_users(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
-        if self.users.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<&str> = self.users.keys().copied().collect();
-        let users: Vec<&User<'_>> = self.users.values().collect();
-        let usernames: Vec<Option<&str>> = users.iter().map(|user| user.username).collect();
-        let display_names: Vec<Option<&str>> = users.iter().map(|user| user.display_name).collect();
-        let avatars: Vec<Option<&str>> = users.iter().map(|user| user.avatar_url).collect();
-        let profiles: Vec<Option<Timestamp>> = users.iter().map(|user| user.profile_at).collect();
-        let first: Vec<Timestamp> = users.iter().map(|user| user.span.first).collect();
-        let last: Vec<Timestamp> = users.iter().map(|user| user.span.last).collect();
-        transaction
-            .execute_typed(
-                "INSERT INTO users AS known
-                    (user_id, username, display_name, avatar_url, profile_at, first_seen_at, last_seen_at)
-                 SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
-                 ON CONFLICT (user_id) DO UPDATE SET
-                    username = CASE WHEN excluded.profile_at >= known.profile_at
-                        THEN coalesce(excluded.username, known.username)
-                        ELSE coalesce(known.username, excluded.username) END,
-                    display_name = CASE WHEN excluded.profile_at >= known.profile_at
-                        THEN coalesce(excluded.display_name, known.display_name)
-                        ELSE coalesce(known.display_name, excluded.display_name) END,
-                    avatar_url = CASE WHEN excluded.profile_at >= known.profile_at
-                        THEN coalesce(excluded.avatar_url, known.avatar_url)
-                        ELSE coalesce(known.avatar_url, excluded.avatar_url) END,
-                    profile_at = greatest(known.profile_at, excluded.profile_at),
-                    first_seen_at = least(known.first_seen_at, excluded.first_seen_at),
-                    last_seen_at = greatest(known.last_seen_at, excluded.last_seen_at)",
-                &[
-                    (&ids, Type::TEXT_ARRAY),
-                    (&usernames, Type::TEXT_ARRAY),
-                    (&display_names, Type::TEXT_ARRAY),
-                    (&avatars, Type::TEXT_ARRAY),
-                    (&profiles, Type::TIMESTAMPTZ_ARRAY),
-                    (&first, Type::TIMESTAMPTZ_ARRAY),
-                    (&last, Type::TIMESTAMPTZ_ARRAY),
-                ],
-            )
-            .await?;
         Ok(())
     }
 }

@@ -102,8 +102,8 @@ async fn what_cannot_be_stored_goes_to_the_dead_letters_and_the_rest_is_stored()
     );
     for (place, said) in [
         (17, "Unicode escape"),
-        (18, "ingestedAt"),
-        (40, "field `event`"),
+        (18, "point in time"),
+        (40, "EOF"),
         (41, "field `raw`"),
         (99, "index row size"),
     ] {

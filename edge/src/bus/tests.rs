@@ -22,7 +22,7 @@ fn replies_are_read_in_pieces() {
     for cut in 0..first {
         let mut received = BytesMut::from(&whole[..cut]);
         assert_eq!(decode(&mut received).unwrap(), None, "cut at {cut}");
-        received.extend_from_slice(whole[cut..].as_bytes());
+        received.extend_from_slice(&whole.as_bytes()[cut..]);
         assert_eq!(
             decode(&mut received).unwrap(),
             Some(Ok(Reply::List(vec![

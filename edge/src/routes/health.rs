@@ -28,7 +28,10 @@ pub(super) async fn health(
     let shards = StreamNames::new(config::shards(app.env())).shards();
     let relays = join_all((0..shards).map(|shard| relay(&app, shard)));
     let (database, relays) = futures_util::future::join(database(&app), relays).await;
-    let good = database.up && relays.iter().all(|relay| relay.state == RelayState::Reading);
+    let good = database.up
+        && relays
+            .iter()
+            .all(|relay| relay.state == RelayState::Reading);
     let mut response = json(&Health {
         status: if good {
             HealthStatus::Ok

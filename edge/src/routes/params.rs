@@ -128,7 +128,9 @@ impl Params {
                                 let names = EventType::ALL.map(EventType::as_str).join(", ");
                                 Problem::bad_parameter(
                                     "type",
-                                    format!("type is one or more, separated by commas, of: {names}"),
+                                    format!(
+                                        "type is one or more, separated by commas, of: {names}"
+                                    ),
                                 )
                             })
                     })
@@ -213,7 +215,9 @@ mod tests {
     fn field(problem: Problem) -> String {
         assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
         let body = axum::body::to_bytes(problem.into_response().into_body(), 10_000);
-        let body = futures_util::FutureExt::now_or_never(body).unwrap().unwrap();
+        let body = futures_util::FutureExt::now_or_never(body)
+            .unwrap()
+            .unwrap();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         json["field"].as_str().unwrap().to_owned()
     }
@@ -287,7 +291,12 @@ mod tests {
         let id = "019ac5d8-0000-7000-8000-000000000001";
         assert_eq!(session_id(id).unwrap().to_string(), id);
         assert!(session_id(&id.to_uppercase()).is_ok());
-        for bad in ["", "7", "019ac5d8000070008000000000000001", "{019ac5d8-0000-7000-8000-000000000001}"] {
+        for bad in [
+            "",
+            "7",
+            "019ac5d8000070008000000000000001",
+            "{019ac5d8-0000-7000-8000-000000000001}",
+        ] {
             let problem = session_id(bad).unwrap_err();
             assert_eq!(problem.status(), StatusCode::NOT_FOUND, "{bad}");
         }

@@ -104,9 +104,7 @@ fn page(
     let last = rows.iter().fold(after, |before, (seq_no, _)| {
         Some(Place::after(before, *seq_no))
     });
-    let next: Option<Cursor> = last
-        .filter(|_| more)
-        .map(|place| place.cursor(stream_id));
+    let next: Option<Cursor> = last.filter(|_| more).map(|place| place.cursor(stream_id));
     let items = rows
         .into_iter()
         .map(|(_, json)| RawValue::from_string(json).map_err(|_| Problem::internal()))

@@ -106,7 +106,10 @@ pub(super) async fn events(
         }
     });
     if method == Method::HEAD {
-        return Ok(feed_head(&id, StatusCode::OK));
+        return match app.database().await?.stream(&id).await? {
+            Some(_) => Ok(feed_head(&id, StatusCode::OK)),
+            None => Err(Problem::not_found(format!("no stream has the id {id}"))),
+        };
     }
     open(&app, &id, &from).await
 }
@@ -120,15 +123,12 @@ async fn open(app: &App, id: &str, from: &str) -> Result<Response, Problem> {
             .fetch_with_str(&format!("http://hub/feed?stream={id}{from}"))
             .await
     };
-    let answer = match within(HUB_TIME, asking).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) | Err(_) => {
-            log::error("a hub does not answer", &[("streamId", id)]);
-            return Err(Problem::unavailable("live feed of this stream"));
-        }
+    let Ok(Ok(answer)) = within(HUB_TIME, asking).await else {
+        log::error("a hub does not answer", &[("streamId", id)]);
+        return Err(Problem::unavailable("live feed of this stream"));
     };
-    let status = StatusCode::from_u16(answer.status_code())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(answer.status_code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = if status == StatusCode::OK {
         feed_head(id, status)
     } else {

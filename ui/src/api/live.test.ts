@@ -236,7 +236,9 @@ describe("reconnecting", () => {
   });
 
   test("an answer that is no event stream is refused", async () => {
-    start({ fetch: async () => new Response("<html>", { headers: { "content-type": "text/html" } }) });
+    start({
+      fetch: async () => new Response("<html>", { headers: { "content-type": "text/html" } }),
+    });
     await soon(() => expect(lastState()).toBe("reconnecting"));
     expect(states.at(-1)).toMatchObject({ reason: "the server's answer is no event stream" });
   });

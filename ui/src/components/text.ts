@@ -6,10 +6,9 @@ const MAX_LENGTH = 2_000;
 
 // C0 and C1 controls; marks that change the direction of what follows; interlinear annotation,
 // byte order mark, invisible tags outside of flag emoji sequences are rare enough to stay.
-// oxlint-disable-next-line no-control-regex
 const CONTROLS =
+  // oxlint-disable-next-line no-control-regex
   /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]+/g;
-// oxlint-disable-next-line no-control-regex
 const LINE_BREAKS = /[\t\n\r\u2028\u2029]+/g;
 const LONE_SURROGATES = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 

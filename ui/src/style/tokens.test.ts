@@ -2,7 +2,7 @@
 // Every text colour is readable on every ground it stands on, in both themes (WCAG 2.2 AA).
 
 import { readFileSync } from "node:fs";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
 const css = readFileSync(new URL("tokens.css", import.meta.url), "utf8");
 const colours = new Map(
@@ -31,12 +31,12 @@ const PAIRS: [text: string, ground: string, ratio: number][] = [
   ["line-strong", "bg", 3],
 ].map(([text, ground, ratio]) => [String(text), String(ground), Number(ratio)]);
 
-test.each(PAIRS)("%s on %s", (text, ground, ratio) => {
-  for (const theme of ["light", "dark"] as const) {
+describe.each(["light", "dark"] as const)("%s", (theme) => {
+  test.each(PAIRS)("%s on %s", (text, ground, ratio) => {
     const [front, back] = [colours.get(text)?.[theme], colours.get(ground)?.[theme]];
     if (!front || !back) throw new Error(`no such colour: ${text} or ${ground}`);
-    expect(contrast(front, back), theme).toBeGreaterThanOrEqual(ratio);
-  }
+    expect(contrast(front, back)).toBeGreaterThanOrEqual(ratio);
+  });
 });
 
 function contrast(a: string, b: string): number {

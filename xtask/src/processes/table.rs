@@ -39,11 +39,13 @@ pub(super) fn is_group_alive(group: Pid) -> bool {
             .filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?))
             .any(|(state, its)| its == number && state != 'Z');
     }
-    ps(&["-A", "-o", "pgid=", "-o", "stat="]).lines().any(|line| {
-        let mut fields = line.split_whitespace();
-        fields.next() == Some(&number.to_string())
-            && fields.next().is_some_and(|state| !state.starts_with('Z'))
-    })
+    ps(&["-A", "-o", "pgid=", "-o", "stat="])
+        .lines()
+        .any(|line| {
+            let mut fields = line.split_whitespace();
+            fields.next() == Some(&number.to_string())
+                && fields.next().is_some_and(|state| !state.starts_with('Z'))
+        })
 }
 
 fn has_proc() -> bool {

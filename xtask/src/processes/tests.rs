@@ -95,7 +95,8 @@ fn victim() {
     };
     let (lines, sink) = collected();
     let child = Process::start("t", sh("sleep 600 & echo $!; wait"), sink).unwrap();
-    let stubborn = Process::start("t", sh("trap '' TERM; while :; do sleep 1; done"), silent()).unwrap();
+    let stubborn =
+        Process::start("t", sh("trap '' TERM; while :; do sleep 1; done"), silent()).unwrap();
     let folder = TemporaryFolder::new("victim test").unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     within("no line", || !lines.lock().unwrap().is_empty());
@@ -117,7 +118,7 @@ fn victim() {
             fs::write(file.with_extension("armed"), "").unwrap();
             within("no signal", stopping);
         }
-        _ => thread::sleep(Duration::from_secs(600)),
+        _ => thread::sleep(Duration::from_mins(10)),
     }
 }
 

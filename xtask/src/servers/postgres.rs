@@ -56,7 +56,12 @@ impl PrivatePostgres {
                 folder.path().display()
             );
         }
-        Self::start(Folder::Temporary(folder), durability, None, processes::silent())
+        Self::start(
+            Folder::Temporary(folder),
+            durability,
+            None,
+            processes::silent(),
+        )
     }
 
     /// Starts one whose data stays in `folder`, or, where the user `postgres` can't reach that
@@ -116,7 +121,12 @@ impl PrivatePostgres {
         })
     }
 
-    fn start(folder: Folder, durability: Durability, port: Option<u16>, sink: Sink) -> Result<Self> {
+    fn start(
+        folder: Folder,
+        durability: Durability,
+        port: Option<u16>,
+        sink: Sink,
+    ) -> Result<Self> {
         let runner = Runner::find()?;
         let data = folder.path().join("data");
         let programs = Programs::find(made_by(&data).as_deref())?;
@@ -432,10 +442,9 @@ impl Runner {
         }
         // The package makes the user.
         Programs::find(None)?;
-        let setpriv = packages::find_or_install("setpriv", &["util-linux"], || {
-            project::in_path("setpriv")
-        })
-        .context("Postgres refuses to run as root, and needs setpriv to run as postgres")?;
+        let setpriv =
+            packages::find_or_install("setpriv", &["util-linux"], || project::in_path("setpriv"))
+                .context("Postgres refuses to run as root, and needs setpriv to run as postgres")?;
         let id = |option: &str| -> Result<u32> {
             let mut command = Command::new("id");
             command.args([option, "postgres"]);

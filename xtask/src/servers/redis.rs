@@ -81,7 +81,12 @@ impl PrivateRedis {
         })
     }
 
-    fn start(folder: Folder, durability: Durability, port: Option<u16>, sink: Sink) -> Result<Self> {
+    fn start(
+        folder: Folder,
+        durability: Durability,
+        port: Option<u16>,
+        sink: Sink,
+    ) -> Result<Self> {
         let server = server()?;
         let sink = Arc::new(sink);
         let mut tries = 0;
@@ -144,10 +149,13 @@ const PID_FILE: &str = "ttlc-redis.pid";
 fn server() -> Result<PathBuf> {
     packages::find_or_install("redis-server", &["redis-server"], || {
         project::in_path("redis-server").or_else(|| {
-            ["/opt/homebrew/bin/redis-server", "/usr/local/bin/redis-server"]
-                .into_iter()
-                .map(PathBuf::from)
-                .find(|file| project::is_program(file))
+            [
+                "/opt/homebrew/bin/redis-server",
+                "/usr/local/bin/redis-server",
+            ]
+            .into_iter()
+            .map(PathBuf::from)
+            .find(|file| project::is_program(file))
         })
     })
 }
@@ -203,7 +211,9 @@ fn end_leftover(folder: &Path) {
         // Redis shows its address as its command line; the id alone may be somebody else's by now.
         && processes::command_line(id).contains(&format!("redis-server 127.0.0.1:{port}"))
     {
-        progress::warn(&format!("stopping a Redis left behind by an earlier run (process {id})"));
+        progress::warn(&format!(
+            "stopping a Redis left behind by an earlier run (process {id})"
+        ));
         processes::end_leftover(id, Ask::Term);
     }
     let _ = fs::remove_file(file);

@@ -38,7 +38,10 @@ fn redis_keeps_its_data_over_a_stop_and_a_crash() {
     assert!(redis(port, "GET a\r\nSET b 2\r\n").contains("\r\n1\r\n"));
     let server = server.restart(false).unwrap();
     let all = redis(port, "GET a\r\nGET b\r\nCONFIG GET maxmemory-policy\r\n");
-    assert!(all.contains("\r\n1\r\n") && all.contains("\r\n2\r\n"), "{all}");
+    assert!(
+        all.contains("\r\n1\r\n") && all.contains("\r\n2\r\n"),
+        "{all}"
+    );
     assert!(all.contains("noeviction"), "{all}");
     let folder = server.folder.path().to_path_buf();
     drop(server);
@@ -65,7 +68,10 @@ fn a_leftover_redis_on_the_same_folder_is_ended_and_only_that() {
 fn postgres_keeps_its_data_over_a_stop_and_a_crash() {
     let server = PrivatePostgres::temporary(Durability::Safe).unwrap();
     let url = server.url();
-    psql(&url, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
+    psql(
+        &url,
+        "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)",
+    );
     let server = server.restart(true).unwrap();
     assert_eq!(server.url(), url);
     psql(&url, "INSERT INTO kept VALUES (2)");
@@ -108,7 +114,11 @@ fn a_kept_postgres_starts_over_leftovers_and_stale_locks() {
     drop(first);
     drop(second);
     // A lock file whose process id now belongs to somebody else: ourselves.
-    fs::write(data.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+    fs::write(
+        data.join("postmaster.pid"),
+        format!("{}\n", std::process::id()),
+    )
+    .unwrap();
     let third = start();
     assert_eq!(psql(&third.url(), "SELECT count(*) FROM kept"), "0");
     drop(third);

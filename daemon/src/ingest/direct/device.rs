@@ -50,7 +50,13 @@ const WEB: [(&str, &str); 14] = [
 ];
 
 /// Cookies that stay off an anonymous socket.
-const NOT_ON_SOCKETS: [&str; 5] = ["sessionid", "sessionid_ss", "sid_tt", "sid_guard", "tt-target-idc"];
+const NOT_ON_SOCKETS: [&str; 5] = [
+    "sessionid",
+    "sessionid_ss",
+    "sid_tt",
+    "sid_guard",
+    "tt-target-idc",
+];
 
 /// `browser_name` and `browser_version`.
 pub(super) fn browser_name_and_version() -> (&'static str, &'static str) {
@@ -67,9 +73,13 @@ pub(super) struct Device {
 impl Device {
     /// A visitor whom TikTok has never seen.
     pub(super) fn new() -> Self {
-        let device_id = rand::rng().random_range(7_000_000_000_000_000_000_u64..8_000_000_000_000_000_000);
+        let device_id =
+            rand::rng().random_range(7_000_000_000_000_000_000_u64..8_000_000_000_000_000_000);
         let cookies = BTreeMap::from([("tt-target-idc".to_owned(), "useast1a".to_owned())]);
-        Self { device_id: device_id.to_string(), cookies: Mutex::new(cookies) }
+        Self {
+            device_id: device_id.to_string(),
+            cookies: Mutex::new(cookies),
+        }
     }
 
     /// The parameters of every request to the web hosts.
@@ -84,13 +94,19 @@ impl Device {
 
     /// The cookies of an anonymous socket, as the header has them.
     pub(super) fn socket_cookies(&self) -> String {
-        cookie_line(self.jar().iter().filter(|(name, _)| !NOT_ON_SOCKETS.contains(&name.as_str())))
+        cookie_line(
+            self.jar()
+                .iter()
+                .filter(|(name, _)| !NOT_ON_SOCKETS.contains(&name.as_str())),
+        )
     }
 
     /// Takes one `Set-Cookie` value; what has no name or an unsafe character is ignored.
     pub(super) fn set_cookie(&self, line: &str) -> bool {
         let pair = line.split(';').next().unwrap_or_default();
-        let Some((name, value)) = pair.split_once('=') else { return false };
+        let Some((name, value)) = pair.split_once('=') else {
+            return false;
+        };
         let (name, value) = (name.trim(), value.trim());
         let safe = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b';' | b',');
         if name.is_empty() || value.is_empty() || !name.bytes().chain(value.bytes()).all(safe) {
@@ -123,7 +139,10 @@ impl CookieStore for Device {
 }
 
 fn cookie_line<'a>(cookies: impl Iterator<Item = (&'a String, &'a String)>) -> String {
-    cookies.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    cookies
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// The headers of every request to the web hosts, but for the cookies.
@@ -139,7 +158,12 @@ pub(super) fn web_headers() -> HeaderMap {
         ("sec-fetch-mode", "cors"),
         ("sec-fetch-dest", "empty"),
     ];
-    let header = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    let header = |(name, value)| {
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )
+    };
     HEADERS.into_iter().map(header).collect()
 }
 
@@ -151,8 +175,15 @@ mod tests {
     fn the_preset_agrees_with_itself() {
         let device = Device::new();
         let params: BTreeMap<_, _> = device.web_params().into_iter().collect();
-        assert_eq!(params.len(), device.web_params().len(), "no parameter twice");
-        assert_eq!(format!("{}/{}", params["browser_name"], params["browser_version"]), USER_AGENT);
+        assert_eq!(
+            params.len(),
+            device.web_params().len(),
+            "no parameter twice"
+        );
+        assert_eq!(
+            format!("{}/{}", params["browser_name"], params["browser_version"]),
+            USER_AGENT
+        );
         assert_eq!(web_headers()["user-agent"], USER_AGENT);
         assert_eq!(params["browser_name"], "Mozilla");
         assert_eq!(params["device_platform"], "web_pc");
@@ -168,11 +199,23 @@ mod tests {
         assert!(device.set_cookie("ttwid=from-the-page; Path=/; HttpOnly"));
         assert!(device.set_cookie("ttwid=1%7Csigned; Domain=tiktok.com"));
         assert!(device.set_cookie("sessionid=secret"));
-        for bad in ["", "ttwid", "=x", "ttwid=; Path=/", "a=b\r\nx: y", "na me=x"] {
+        for bad in [
+            "",
+            "ttwid",
+            "=x",
+            "ttwid=; Path=/",
+            "a=b\r\nx: y",
+            "na me=x",
+        ] {
             assert!(!device.set_cookie(bad), "{bad:?}");
         }
         assert_eq!(device.socket_cookies(), "ttwid=1%7Csigned");
-        let all = device.cookies(&"https://www.tiktok.com".parse().unwrap()).unwrap();
-        assert_eq!(all, "sessionid=secret; tt-target-idc=useast1a; ttwid=1%7Csigned");
+        let all = device
+            .cookies(&"https://www.tiktok.com".parse().unwrap())
+            .unwrap();
+        assert_eq!(
+            all,
+            "sessionid=secret; tt-target-idc=useast1a; ttwid=1%7Csigned"
+        );
     }
 }

@@ -83,10 +83,15 @@ pub(super) fn read(bytes: &Bytes) -> Result<Frame, Malformed> {
         return Ok(Frame::default());
     }
     if frame.payload_encoding != ENCODING {
-        return Err(Malformed::Encoding(frame.payload_encoding.chars().take(40).collect()));
+        return Err(Malformed::Encoding(
+            frame.payload_encoding.chars().take(40).collect(),
+        ));
     }
     let result = read_result(&inflate(frame.payload)?)?;
-    Ok(Frame { ack: ack(frame.log_id, &result), messages: messages(&result) })
+    Ok(Frame {
+        ack: ack(frame.log_id, &result),
+        messages: messages(&result),
+    })
 }
 
 /// Reads a fetch result, from a frame or from the sign server.
@@ -98,8 +103,10 @@ pub(super) fn read_result(bytes: &Bytes) -> Result<FetchResult, Malformed> {
 /// The messages of a fetch result, each on its own.
 pub(super) fn messages(result: &FetchResult) -> Vec<Result<BaseMessage, Damaged>> {
     let read = |bytes: &Bytes| {
-        BaseMessage::decode(bytes.clone())
-            .map_err(|error| Damaged { bytes: bytes.clone(), error: error.to_string() })
+        BaseMessage::decode(bytes.clone()).map_err(|error| Damaged {
+            bytes: bytes.clone(),
+            error: error.to_string(),
+        })
     };
     result.messages.iter().map(read).collect()
 }
@@ -110,22 +117,37 @@ fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
     if !payload.starts_with(&[0x1f, 0x8b, 0x08]) {
         return Ok(payload);
     }
-    let limit = payload.len().saturating_mul(RATIO_LIMIT).clamp(RATIO_FREE, INFLATED_LIMIT);
+    let limit = payload
+        .len()
+        .saturating_mul(RATIO_LIMIT)
+        .clamp(RATIO_FREE, INFLATED_LIMIT);
     let mut inflated = Vec::new();
     // One byte more than allowed tells "exactly at the limit" from "beyond it".
     let mut counted = GzDecoder::new(&payload[..]).take(limit as u64 + 1);
-    counted.read_to_end(&mut inflated).map_err(|error| Malformed::Inflate(error.to_string()))?;
-    if inflated.len() > limit { Err(Malformed::Bomb(limit)) } else { Ok(inflated.into()) }
+    counted
+        .read_to_end(&mut inflated)
+        .map_err(|error| Malformed::Inflate(error.to_string()))?;
+    if inflated.len() > limit {
+        Err(Malformed::Bomb(limit))
+    } else {
+        Ok(inflated.into())
+    }
 }
 
 /// Counts top-level fields without decoding them: a megabyte of two-byte fields would become
 /// half a million items in memory.
-fn limit_fields(bytes: &[u8], what: &'static str, messages_field: Option<u64>) -> Result<(), Malformed> {
+fn limit_fields(
+    bytes: &[u8],
+    what: &'static str,
+    messages_field: Option<u64>,
+) -> Result<(), Malformed> {
     let (mut messages, mut others) = (0, 0);
     let mut rest = bytes;
     while !rest.is_empty() {
         // What this walk cannot read, the decoder cannot either, and says why.
-        let Some((field, after)) = skip_field(rest) else { break };
+        let Some((field, after)) = skip_field(rest) else {
+            break;
+        };
         rest = after;
         if Some(field) == messages_field {
             messages += 1;
@@ -170,7 +192,10 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 fn protobuf(what: &'static str) -> impl Fn(prost::DecodeError) -> Malformed {
-    move |error| Malformed::Protobuf { what, why: error.to_string() }
+    move |error| Malformed::Protobuf {
+        what,
+        why: error.to_string(),
+    }
 }
 
 /// Confirms receipt: with the frame's log id and the fetch result's `internalExt`. Without
@@ -197,7 +222,10 @@ pub(super) fn enter_room(room_id: i64) -> Bytes {
 
 /// The frame that keeps a connection; `number` is 1, 2, 3 … per connection.
 pub(super) fn heartbeat(room_id: i64, number: i64) -> Bytes {
-    let beat = Heartbeat { room_id, send_packet_seq_id: number };
+    let beat = Heartbeat {
+        room_id,
+        send_packet_seq_id: number,
+    };
     client_frame(0, "hb", beat.encode_to_vec().into())
 }
 

@@ -34,7 +34,12 @@ pub(super) fn web_client(device: &Arc<Device>, proxy: Option<&Proxy>) -> Result<
 /// A client for the sign server: no cookies, no redirects.
 pub(super) fn sign_client(proxy: Option<&Proxy>) -> Result<Client, String> {
     let user_agent = concat!("ttlc/", env!("CARGO_PKG_VERSION"));
-    build(Client::builder().user_agent(user_agent).redirect(Policy::none()), proxy)
+    build(
+        Client::builder()
+            .user_agent(user_agent)
+            .redirect(Policy::none()),
+        proxy,
+    )
 }
 
 fn build(builder: ClientBuilder, proxy: Option<&Proxy>) -> Result<Client, String> {
@@ -50,16 +55,26 @@ fn build(builder: ClientBuilder, proxy: Option<&Proxy>) -> Result<Client, String
 }
 
 fn inside_tiktok(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    let from = attempt.previous().last().and_then(|url| url.host_str()).unwrap_or_default();
+    let from = attempt
+        .previous()
+        .last()
+        .and_then(|url| url.host_str())
+        .unwrap_or_default();
     let to = attempt.url().host_str().unwrap_or_default();
     let path = attempt.url().path();
     let home = to == from || to.ends_with(".tiktok.com");
-    if home && !is_wall(path) && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
+    if home && !is_wall(path) && attempt.previous().len() <= REDIRECTS {
+        attempt.follow()
+    } else {
+        attempt.stop()
+    }
 }
 
 /// Whether a page asks to prove something instead of showing something.
 fn is_wall(path: &str) -> bool {
-    ["/login", "/verify", "/captcha"].iter().any(|wall| path.contains(wall))
+    ["/login", "/verify", "/captcha"]
+        .iter()
+        .any(|wall| path.contains(wall))
 }
 
 /// The body, as long as it is within `limit` bytes after decompression.
@@ -102,9 +117,14 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
 
 /// A text from upstream, fit for a log line and an event: printable, short, without addresses.
 pub(super) fn tame(text: &str) -> String {
-    let words = text.split_whitespace().map(|word| if word.contains("://") { "…" } else { word });
+    let words = text
+        .split_whitespace()
+        .map(|word| if word.contains("://") { "…" } else { word });
     let line = words.collect::<Vec<_>>().join(" ");
-    line.chars().filter(|character| !character.is_control()).take(200).collect()
+    line.chars()
+        .filter(|character| !character.is_control())
+        .take(200)
+        .collect()
 }
 
 #[cfg(test)]
@@ -113,14 +133,19 @@ mod tests {
 
     #[test]
     fn texts_from_upstream_are_tamed() {
-        assert_eq!(tame(" DEVICE_BLOCKED\r\n\u{1b}[31m "), "DEVICE_BLOCKED [31m");
+        assert_eq!(
+            tame(" DEVICE_BLOCKED\r\n\u{1b}[31m "),
+            "DEVICE_BLOCKED [31m"
+        );
         assert_eq!(tame("see https://x/?apiKey=secret now"), "see … now");
         assert_eq!(tame(&"x".repeat(1_000)).len(), 200);
     }
 
     #[test]
     fn walls_are_told_from_pages() {
-        assert!(is_wall("/login/phone") && is_wall("/captcha/verify") && is_wall("/security/verify"));
+        assert!(
+            is_wall("/login/phone") && is_wall("/captcha/verify") && is_wall("/security/verify")
+        );
         assert!(!is_wall("/@alice/live"));
     }
 
@@ -128,8 +153,15 @@ mod tests {
     async fn an_error_does_not_tell_the_address() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = sign_client(None).unwrap();
-        let error = client.get("http://127.0.0.1:1/path?key=secret").send().await.unwrap_err();
+        let error = client
+            .get("http://127.0.0.1:1/path?key=secret")
+            .send()
+            .await
+            .unwrap_err();
         let text = describe(&error);
-        assert!(text.starts_with("cannot connect: ") && !text.contains("secret"), "{text}");
+        assert!(
+            text.starts_with("cannot connect: ") && !text.contains("secret"),
+            "{text}"
+        );
     }
 }

@@ -66,13 +66,24 @@ impl Direct {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, String> {
         let device = Arc::new(Device::new());
         let http = http::web_client(&device, shared.proxy.as_ref())?;
-        Ok(Self { shared, device, http })
+        Ok(Self {
+            shared,
+            device,
+            http,
+        })
     }
 
     /// Whether and where a creator is live.
     pub(super) async fn look(&self, name: &str) -> Result<Sighting, room::Error> {
         let (web, webcast) = (&self.shared.web, &self.shared.webcast);
-        Lookout { http: &self.http, device: &self.device, web, webcast }.look(name).await
+        Lookout {
+            http: &self.http,
+            device: &self.device,
+            web,
+            webcast,
+        }
+        .look(name)
+        .await
     }
 
     /// Has a room signed, as soon as the shared budget allows it. The answer may name another
@@ -88,11 +99,19 @@ impl Direct {
         if !self.device.set_cookie(&pass.signed.cookie) {
             return Err(socket::Error::Address("its cookie is none"));
         }
-        let room_id = pass.room_id.parse().map_err(|_| socket::Error::Address("its room id is too large"))?;
+        let room_id = pass
+            .room_id
+            .parse()
+            .map_err(|_| socket::Error::Address("its room id is too large"))?;
         let encrypted = self.shared.signer.is_encrypted();
         let address = socket::address(&pass.room_id, &pass.signed.result, encrypted)?;
-        let dialer = Dialer { proxy: self.shared.proxy.clone(), tls: self.shared.tls.clone() };
-        dialer.dial(&address, &self.device.socket_cookies(), room_id).await
+        let dialer = Dialer {
+            proxy: self.shared.proxy.clone(),
+            tls: self.shared.tls.clone(),
+        };
+        dialer
+            .dial(&address, &self.device.socket_cookies(), room_id)
+            .await
     }
 }
 

@@ -51,19 +51,29 @@ impl Proxy {
             _ => return Err("has no host"),
         };
         let decoded = |text| {
-            percent_decode_str(text).decode_utf8().map(String::from).map_err(|_| "user or password is not UTF-8")
+            percent_decode_str(text)
+                .decode_utf8()
+                .map(String::from)
+                .map_err(|_| "user or password is not UTF-8")
         };
         let login = match (url.username(), url.password()) {
             ("", None) => None,
-            (user, password) => {
-                Some((decoded(user)?, SecretString::from(decoded(password.unwrap_or_default())?)))
-            }
+            (user, password) => Some((
+                decoded(user)?,
+                SecretString::from(decoded(password.unwrap_or_default())?),
+            )),
         };
         let port = url.port().unwrap_or(default_port);
         if kind == Kind::Socks5 && url.set_scheme("socks5h").is_err() {
             return Err("use http://host:port or socks5://host:port");
         }
-        Ok(Self { kind, host, port, login, url: SecretString::from(String::from(url)) })
+        Ok(Self {
+            kind,
+            host,
+            port,
+            login,
+            url: SecretString::from(String::from(url)),
+        })
     }
 
     /// The same for the HTTP client.
@@ -81,17 +91,29 @@ impl Proxy {
                     None => Socks5Stream::connect_with_socket(stream, (host, port)).await,
                     Some((user, password)) => {
                         let password = password.expose_secret();
-                        Socks5Stream::connect_with_password_and_socket(stream, (host, port), user, password).await
+                        Socks5Stream::connect_with_password_and_socket(
+                            stream,
+                            (host, port),
+                            user,
+                            password,
+                        )
+                        .await
                     }
                 };
-                connected.map(Socks5Stream::into_inner).map_err(|error| io::Error::other(format!("socks: {error}")))
+                connected
+                    .map(Socks5Stream::into_inner)
+                    .map_err(|error| io::Error::other(format!("socks: {error}")))
             }
         }
     }
 
     /// HTTP `CONNECT` (RFC 9110 §9.3.6).
     async fn tunnel(&self, mut stream: TcpStream, host: &str, port: u16) -> io::Result<TcpStream> {
-        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let authority = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
         let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
         if let Some((user, password)) = &self.login {
             let login = STANDARD.encode(format!("{user}:{}", password.expose_secret()));
@@ -110,10 +132,22 @@ impl Proxy {
             }
             answer.push(stream.read_u8().await?);
         }
-        let line = String::from_utf8_lossy(answer.split(|&byte| byte == b'\r').next().unwrap_or_default()).into_owned();
-        match line.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok()) {
+        let line = String::from_utf8_lossy(
+            answer
+                .split(|&byte| byte == b'\r')
+                .next()
+                .unwrap_or_default(),
+        )
+        .into_owned();
+        match line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse::<u16>().ok())
+        {
             Some(200..=299) if line.starts_with("HTTP/1.") => Ok(stream),
-            Some(status) => Err(io::Error::other(format!("the proxy refused with status {status}"))),
+            Some(status) => Err(io::Error::other(format!(
+                "the proxy refused with status {status}"
+            ))),
             None => Err(io::Error::other("the proxy does not speak HTTP")),
         }
     }
@@ -132,12 +166,21 @@ mod tests {
     #[test]
     fn addresses_are_read_and_passwords_stay_hidden() {
         let found = proxy("http://me:p%40ss@proxy.example").unwrap();
-        assert_eq!((found.kind, found.host.as_str(), found.port), (Kind::Http, "proxy.example", 80));
+        assert_eq!(
+            (found.kind, found.host.as_str(), found.port),
+            (Kind::Http, "proxy.example", 80)
+        );
         assert_eq!(found.login.as_ref().unwrap().1.expose_secret(), "p@ss");
         assert!(!format!("{found:?}").contains("ss@") && !format!("{found:?}").contains("p@ss"));
         let socks = proxy("socks5://[::1]:9").unwrap();
-        assert_eq!((socks.kind, socks.host.as_str(), socks.port), (Kind::Socks5, "::1", 9));
-        assert!(socks.url.expose_secret().starts_with("socks5h://"), "the proxy resolves names");
+        assert_eq!(
+            (socks.kind, socks.host.as_str(), socks.port),
+            (Kind::Socks5, "::1", 9)
+        );
+        assert!(
+            socks.url.expose_secret().starts_with("socks5h://"),
+            "the proxy resolves names"
+        );
         assert!(found.for_http().is_ok() && socks.for_http().is_ok());
         for bad in ["", "proxy:3128", "https://x", "socks4://x", "http://"] {
             assert!(proxy(bad).is_err(), "{bad}");
@@ -152,16 +195,21 @@ mod tests {
             let mut request = vec![0; 1024];
             let length = stream.read(&mut request).await.unwrap();
             stream.write_all(answer).await.unwrap();
-            (String::from_utf8(request[..length].to_vec()).unwrap(), stream)
+            String::from_utf8(request[..length].to_vec()).unwrap()
         });
-        let result = proxy(&format!("http://me:secret@127.0.0.1:{port}")).unwrap().connect("far.example", 443).await;
-        (result, server.await.unwrap().0)
+        let result = proxy(&format!("http://me:secret@127.0.0.1:{port}"))
+            .unwrap()
+            .connect("far.example", 443)
+            .await;
+        (result, server.await.unwrap())
     }
 
     #[tokio::test]
     async fn a_tunnel_is_asked_for_by_name_and_starts_after_the_empty_line() {
         let (stream, request) = through(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\nfirst bytes").await;
-        assert!(request.starts_with("CONNECT far.example:443 HTTP/1.1\r\nHost: far.example:443\r\n"));
+        assert!(
+            request.starts_with("CONNECT far.example:443 HTTP/1.1\r\nHost: far.example:443\r\n")
+        );
         assert!(request.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"));
         let mut rest = [0; 11];
         stream.unwrap().read_exact(&mut rest).await.unwrap();
@@ -170,7 +218,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_an_error() {
-        let error = through(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await.0.unwrap_err();
+        let error = through(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            .await
+            .0
+            .unwrap_err();
         assert_eq!(error.to_string(), "the proxy refused with status 407");
         assert!(through(b"SSH-2.0-OpenSSH\r\n\r\n").await.0.is_err());
         assert!(through(b"").await.0.is_err());
@@ -187,11 +238,17 @@ mod tests {
             stream.write_all(&[5, 0]).await.unwrap();
             let mut request = [0; 5 + 11 + 2];
             stream.read_exact(&mut request).await.unwrap();
-            stream.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 9, b'!']).await.unwrap();
+            stream
+                .write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 9, b'!'])
+                .await
+                .unwrap();
             request
         });
-        let mut stream =
-            proxy(&format!("socks5://127.0.0.1:{port}")).unwrap().connect("far.example", 443).await.unwrap();
+        let mut stream = proxy(&format!("socks5://127.0.0.1:{port}"))
+            .unwrap()
+            .connect("far.example", 443)
+            .await
+            .unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'!');
         let request = server.await.unwrap();
         assert_eq!(&request[..5], &[5, 1, 0, 3, 11]);

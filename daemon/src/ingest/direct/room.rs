@@ -78,9 +78,14 @@ impl Error {
     pub(in crate::ingest) fn reason(&self) -> &'static str {
         match self {
             Self::AgeRestricted(_) => "age_restricted",
-            Self::Unresolved { page: Fault::Blocked(_), .. } | Self::Unresolved { api: Fault::Blocked(_), .. } => {
-                "blocked"
+            Self::Unresolved {
+                page: Fault::Blocked(_),
+                ..
             }
+            | Self::Unresolved {
+                api: Fault::Blocked(_),
+                ..
+            } => "blocked",
             Self::Unresolved { .. } => "unresolved",
         }
     }
@@ -145,14 +150,22 @@ impl Lookout<'_> {
 
     /// `GET /@{name}/live`
     async fn page(&self, name: &str) -> Result<Option<Account>, Fault> {
-        let (status, body) = self.get(self.web, &format!("@{name}/live"), &[], PAGE_LIMIT).await?;
+        let (status, body) = self
+            .get(self.web, &format!("@{name}/live"), &[], PAGE_LIMIT)
+            .await?;
         read_page(status, &body)
     }
 
     /// `GET /api-live/user/room/`
     async fn api(&self, name: &str) -> Result<Sighting, Fault> {
-        let params = [("uniqueId", name), ("sourceType", "54"), ("staleTime", "600000")];
-        let (status, body) = self.get(self.web, "api-live/user/room/", &params, API_LIMIT).await?;
+        let params = [
+            ("uniqueId", name),
+            ("sourceType", "54"),
+            ("staleTime", "600000"),
+        ];
+        let (status, body) = self
+            .get(self.web, "api-live/user/room/", &params, API_LIMIT)
+            .await?;
         read_api(status, &body)
     }
 
@@ -160,14 +173,24 @@ impl Lookout<'_> {
     /// reasons of its own; then what is known already stands.
     async fn confirm(&self, room: Room) -> Result<Sighting, Error> {
         let params = [("room_id", room.id.as_str())];
-        let info = match self.get(self.webcast, "webcast/room/info/", &params, API_LIMIT).await {
+        let info = match self
+            .get(self.webcast, "webcast/room/info/", &params, API_LIMIT)
+            .await
+        {
             Ok((status, body)) => read_info(status, &body),
             Err(fault) => Err(fault),
         };
         match info {
             Ok(Info::Restricted) => Err(Error::AgeRestricted(room.id)),
-            Ok(Info::Room { status: Some(ENDED), .. }) => Ok(Sighting::Offline),
-            Ok(Info::Room { status, title, started_at }) => Ok(Sighting::Live(Room {
+            Ok(Info::Room {
+                status: Some(ENDED),
+                ..
+            }) => Ok(Sighting::Offline),
+            Ok(Info::Room {
+                status,
+                title,
+                started_at,
+            }) => Ok(Sighting::Live(Room {
                 title: room.title.or(title),
                 started_at: room.started_at.or(started_at),
                 paused: status.map_or(room.paused, |status| status == PAUSED),
@@ -187,12 +210,22 @@ impl Lookout<'_> {
         params: &[(&str, &str)],
         limit: usize,
     ) -> Result<(StatusCode, String), Fault> {
-        let mut url = base.join(path).map_err(|error| Fault::Refused(error.to_string()))?;
-        url.query_pairs_mut().extend_pairs(self.device.web_params()).extend_pairs(params);
-        let response =
-            self.http.get(url).send().await.map_err(|error| Fault::Unreachable(http::describe(&error)))?;
+        let mut url = base
+            .join(path)
+            .map_err(|error| Fault::Refused(error.to_string()))?;
+        url.query_pairs_mut()
+            .extend_pairs(self.device.web_params())
+            .extend_pairs(params);
+        let response = self
+            .http
+            .get(url)
+            .send()
+            .await
+            .map_err(|error| Fault::Unreachable(http::describe(&error)))?;
         let status = response.status();
-        let body = http::body(response, limit).await.map_err(Fault::Unreachable)?;
+        let body = http::body(response, limit)
+            .await
+            .map_err(Fault::Unreachable)?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 }
@@ -212,7 +245,11 @@ fn judge(account: Account) -> Result<Sighting, Fault> {
         Some(status) => {
             room.paused = status == PAUSED;
             if !matches!(status, LIVE | PAUSED) {
-                tracing::debug!(stream_id = room.id, status, "unknown room status, taken as live");
+                tracing::debug!(
+                    stream_id = room.id,
+                    status,
+                    "unknown room status, taken as live"
+                );
             }
             Ok(Sighting::Live(room))
         }
@@ -227,7 +264,8 @@ fn read_page(status: StatusCode, body: &str) -> Result<Option<Account>, Fault> {
     }
     wall(status)?;
     let state = script(body, "SIGI_STATE").ok_or(Fault::Blocked("a page without state"))?;
-    let state: Value = serde_json::from_str(state).map_err(|_| Fault::Blocked("a page whose state is no JSON"))?;
+    let state: Value =
+        serde_json::from_str(state).map_err(|_| Fault::Blocked("a page whose state is no JSON"))?;
     let info = &state["LiveRoom"]["liveRoomUserInfo"];
     Ok(info.is_object().then(|| account(info)))
 }
@@ -238,7 +276,8 @@ fn read_api(status: StatusCode, body: &str) -> Result<Sighting, Fault> {
     if body.trim().is_empty() {
         return Err(Fault::Blocked("an empty answer"));
     }
-    let answer: Value = serde_json::from_str(body).map_err(|_| Fault::Blocked("an answer that is no JSON"))?;
+    let answer: Value =
+        serde_json::from_str(body).map_err(|_| Fault::Blocked("an answer that is no JSON"))?;
     let code = integer(&answer["statusCode"]);
     let message = answer["message"].as_str().unwrap_or_default();
     match code {
@@ -246,27 +285,37 @@ fn read_api(status: StatusCode, body: &str) -> Result<Sighting, Fault> {
         _ if message == "user_not_found" => Ok(Sighting::UnknownUser),
         Some(0) | None if answer["data"].is_object() => judge(account(&answer["data"])),
         Some(0) if answer["data"].is_null() => Ok(Sighting::UnknownUser),
-        _ => Err(Fault::Refused(tame(&format!("status {} {message}", code.unwrap_or_default())))),
+        _ => Err(Fault::Refused(tame(&format!(
+            "status {} {message}",
+            code.unwrap_or_default()
+        )))),
     }
 }
 
 /// What the room info tells.
 #[derive(Debug, PartialEq, Eq)]
 enum Info {
-    Room { status: Option<i64>, title: Option<String>, started_at: Option<Timestamp> },
+    Room {
+        status: Option<i64>,
+        title: Option<String>,
+        started_at: Option<Timestamp>,
+    },
     Restricted,
 }
 
 /// The room info's `{status_code, data}`.
 fn read_info(status: StatusCode, body: &str) -> Result<Info, Fault> {
     wall(status)?;
-    let answer: Value = serde_json::from_str(body).map_err(|_| Fault::Blocked("an answer that is no JSON"))?;
+    let answer: Value =
+        serde_json::from_str(body).map_err(|_| Fault::Blocked("an answer that is no JSON"))?;
     let data = &answer["data"];
     match integer(&answer["status_code"]) {
         Some(AGE_RESTRICTED) => Ok(Info::Restricted),
         Some(0) => match data.as_object() {
             // A room that is kept from us has a text, or nothing, in place of its content.
-            Some(object) if object.contains_key("prompts") || object.len() <= 1 => Ok(Info::Restricted),
+            Some(object) if object.contains_key("prompts") || object.len() <= 1 => {
+                Ok(Info::Restricted)
+            }
             Some(_) => Ok(Info::Room {
                 status: integer(&data["status"]),
                 title: filled(&data["title"]),
@@ -275,8 +324,13 @@ fn read_info(status: StatusCode, body: &str) -> Result<Info, Fault> {
             None => Err(Fault::Unclear("no data".to_owned())),
         },
         code => {
-            let message = filled(&data["message"]).or_else(|| filled(&data["prompts"])).unwrap_or_default();
-            Err(Fault::Refused(tame(&format!("status {} {message}", code.unwrap_or_default()))))
+            let message = filled(&data["message"])
+                .or_else(|| filled(&data["prompts"]))
+                .unwrap_or_default();
+            Err(Fault::Refused(tame(&format!(
+                "status {} {message}",
+                code.unwrap_or_default()
+            ))))
         }
     }
 }
@@ -319,7 +373,9 @@ fn account(info: &Value) -> Account {
 
 /// Seconds (or milliseconds) since 1970; 0 is none.
 fn time(value: &Value) -> Option<Timestamp> {
-    integer(value).filter(|&time| time > 0).map(|time| Timestamp::from_millis(in_millis(time)))
+    integer(value)
+        .filter(|&time| time > 0)
+        .map(|time| Timestamp::from_millis(in_millis(time)))
 }
 
 /// A number, also one that is written as text.
@@ -330,7 +386,9 @@ fn integer(value: &Value) -> Option<i64> {
 /// A text that is not empty, also one that is written as a number.
 fn filled(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) if !text.trim().is_empty() => Some(text.trim().chars().take(500).collect()),
+        Value::String(text) if !text.trim().is_empty() => {
+            Some(text.trim().chars().take(500).collect())
+        }
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }

@@ -23,9 +23,9 @@ use crate::proto::frames::FetchResult;
 /// A fetch result with its history is some 10 kB.
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
 /// The wait after a 429 that does not say how long.
-const UNTOLD_WAIT: Duration = Duration::from_secs(60);
+const UNTOLD_WAIT: Duration = Duration::from_mins(1);
 /// No server is believed that wants longer: quotas are per day at most.
-const LONGEST_WAIT: Duration = Duration::from_secs(25 * 3600);
+const LONGEST_WAIT: Duration = Duration::from_hours(25);
 
 /// A signed address, to be used once.
 #[derive(Debug)]
@@ -50,7 +50,9 @@ pub(in crate::ingest) enum Error {
         label: String,
     },
     /// The account may not do this (401, 402, 403): no use in trying again.
-    #[error("the sign server refuses with status {status}: {message}; check EULER_API_KEY and the account's plan")]
+    #[error(
+        "the sign server refuses with status {status}: {message}; check EULER_API_KEY and the account's plan"
+    )]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -133,12 +135,18 @@ impl Signer {
             .append_pair("user_agent", device::USER_AGENT)
             .append_pair("client_enter", "true")
             .append_pair("platform", "web");
-        let mut request = self.http.get(url).header("accept", "application/protobuf, application/json");
+        let mut request = self
+            .http
+            .get(url)
+            .header("accept", "application/protobuf, application/json");
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key.expose_secret());
         }
         self.budget.take().await;
-        let response = request.send().await.map_err(|error| Error::Unreachable(http::describe(&error)))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| Error::Unreachable(http::describe(&error)))?;
         let (status, headers) = (response.status(), response.headers().clone());
         tracing::debug!(
             stream_id = room_id,
@@ -147,9 +155,11 @@ impl Signer {
             agent_id = text(&headers, "x-agent-id").map(tame),
             "sign server answered"
         );
-        let body = http::body(response, BODY_LIMIT).await.map_err(Error::Unreachable)?;
+        let body = http::body(response, BODY_LIMIT)
+            .await
+            .map_err(Error::Unreachable)?;
         let answer = if status == StatusCode::OK {
-            accept(&headers, &body.into())
+            accept(&headers, &body)
         } else {
             Err(refusal(status.as_u16(), &headers, &body, unix_now()))
         };
@@ -164,11 +174,25 @@ impl Signer {
         let Some(key) = &self.key else { return error };
         let clean = |text: String| text.replace(key.expose_secret(), "…");
         match error {
-            Error::Limited { wait, label } => Error::Limited { wait, label: clean(label) },
-            Error::Refused { status, message } => Error::Refused { status, message: clean(message) },
+            Error::Limited { wait, label } => Error::Limited {
+                wait,
+                label: clean(label),
+            },
+            Error::Refused { status, message } => Error::Refused {
+                status,
+                message: clean(message),
+            },
             Error::UnknownRoom(message) => Error::UnknownRoom(clean(message)),
             Error::NoCookie(message) => Error::NoCookie(message.map(clean)),
-            Error::Failed { status, message, wait } => Error::Failed { status, message: clean(message), wait },
+            Error::Failed {
+                status,
+                message,
+                wait,
+            } => Error::Failed {
+                status,
+                message: clean(message),
+                wait,
+            },
             other => other,
         }
     }
@@ -176,7 +200,8 @@ impl Signer {
 
 /// Reads an answer with status 200.
 fn accept(headers: &HeaderMap, body: &bytes::Bytes) -> Result<Signed, Error> {
-    let Some(cookie) = text(headers, "x-set-tt-cookie").filter(|cookie| cookie.contains('=')) else {
+    let Some(cookie) = text(headers, "x-set-tt-cookie").filter(|cookie| cookie.contains('='))
+    else {
         return Err(Error::NoCookie(text(headers, "handshake-msg").map(tame)));
     };
     let result = frame::read_result(body).map_err(|error| Error::Invalid(error.to_string()))?;
@@ -186,15 +211,23 @@ fn accept(headers: &HeaderMap, body: &bytes::Bytes) -> Result<Signed, Error> {
     if result.push_server.is_empty() {
         return Err(Error::Invalid("it has no address".to_owned()));
     }
-    let room_id = text(headers, "x-room-id").filter(|id| is_stream_id(id)).map(str::to_owned);
-    Ok(Signed { result, cookie: cookie.to_owned(), room_id })
+    let room_id = text(headers, "x-room-id")
+        .filter(|id| is_stream_id(id))
+        .map(str::to_owned);
+    Ok(Signed {
+        result,
+        cookie: cookie.to_owned(),
+        room_id,
+    })
 }
 
 /// Reads an answer with any other status.
 fn refusal(status: u16, headers: &HeaderMap, body: &[u8], unix_now: u64) -> Error {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let field = |name: &str| json[name].as_str().map(tame);
-    let message = field("message").or_else(|| field("error")).unwrap_or_else(|| "no message".to_owned());
+    let message = field("message")
+        .or_else(|| field("error"))
+        .unwrap_or_else(|| "no message".to_owned());
     match status {
         429 => Error::Limited {
             wait: told_wait(headers, unix_now).unwrap_or(UNTOLD_WAIT),
@@ -203,7 +236,11 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], unix_now: u64) -> Erro
         401..=403 => Error::Refused { status, message },
         404 => Error::UnknownRoom(message),
         420 => Error::Blocked,
-        _ => Error::Failed { status, message, wait: told_wait(headers, unix_now) },
+        _ => Error::Failed {
+            status,
+            message,
+            wait: told_wait(headers, unix_now),
+        },
     }
 }
 
@@ -211,7 +248,13 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], unix_now: u64) -> Erro
 fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
     let number = |name| text(headers, name)?.trim().parse::<u64>().ok();
     // Older servers give seconds from now under `RateLimit-Reset`, newer ones a point in time.
-    let until = |reset: u64| if reset > 1_000_000_000 { reset.saturating_sub(unix_now) } else { reset };
+    let until = |reset: u64| {
+        if reset > 1_000_000_000 {
+            reset.saturating_sub(unix_now)
+        } else {
+            reset
+        }
+    };
     let seconds = number("retry-after")
         .or_else(|| number("x-ratelimit-reset").map(until))
         .or_else(|| number("ratelimit-reset").map(until))?;
@@ -219,11 +262,17 @@ fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok().filter(|text| !text.is_empty())
+    headers
+        .get(name)?
+        .to_str()
+        .ok()
+        .filter(|text| !text.is_empty())
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Spreads requests: a minute's worth at once, then evenly. Who asks first is served first.
@@ -239,7 +288,7 @@ struct Budget {
 impl Budget {
     fn new(per_minute: u32) -> Self {
         Self {
-            per_request: Duration::from_secs(60) / per_minute.max(1),
+            per_request: Duration::from_mins(1) / per_minute.max(1),
             spent_until: tokio::sync::Mutex::new(Instant::now()),
             held_until: Mutex::new(Instant::now()),
         }
@@ -251,8 +300,11 @@ impl Budget {
         loop {
             let now = Instant::now();
             let full_at = (*spent_until).max(now) + self.per_request;
-            let by_rate = full_at.checked_sub(Duration::from_secs(60)).unwrap_or(now);
-            let held_until = *self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+            let by_rate = full_at.checked_sub(Duration::from_mins(1)).unwrap_or(now);
+            let held_until = *self
+                .held_until
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let ready = by_rate.max(held_until);
             if ready <= now {
                 *spent_until = full_at;
@@ -264,7 +316,10 @@ impl Budget {
 
     /// Nobody makes a request for so long.
     fn hold(&self, wait: Duration) {
-        let mut held_until = self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held_until = self
+            .held_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *held_until = (*held_until).max(Instant::now() + wait);
     }
 }

@@ -54,7 +54,11 @@ const FRAME_LIMIT: usize = 1024 * 1024;
 const DEAD_LETTERS: u64 = 100;
 
 /// Nothing but letters, digits and `-_.~` stays as it is.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -98,7 +102,11 @@ pub(in crate::ingest) struct End {
 }
 
 /// The address of a room's socket: what the sign server gave, with everything percent-encoded.
-pub(super) fn address(room_id: &str, result: &FetchResult, encrypted: bool) -> Result<String, Error> {
+pub(super) fn address(
+    room_id: &str,
+    result: &FetchResult,
+    encrypted: bool,
+) -> Result<String, Error> {
     let server = Url::parse(&result.push_server).map_err(|_| Error::Address("it is no address"))?;
     match server.scheme() {
         "wss" => {}
@@ -106,7 +114,10 @@ pub(super) fn address(room_id: &str, result: &FetchResult, encrypted: bool) -> R
         "ws" if !encrypted => {}
         _ => return Err(Error::Address("it is not encrypted")),
     }
-    if server.host_str().is_none_or(str::is_empty) || server.query().is_some() || server.fragment().is_some() {
+    if server.host_str().is_none_or(str::is_empty)
+        || server.query().is_some()
+        || server.fragment().is_some()
+    {
         return Err(Error::Address("it is not just a server and a path"));
     }
     let (name, version) = browser_name_and_version();
@@ -134,14 +145,19 @@ pub(super) fn address(room_id: &str, result: &FetchResult, encrypted: bool) -> R
         ("internal_ext", &result.internal_ext),
         ("cursor", &result.cursor),
     ]);
-    let routes = result.route_params.iter().filter(|(_, value)| !value.is_empty());
+    let routes = result
+        .route_params
+        .iter()
+        .filter(|(_, value)| !value.is_empty());
     params.extend(routes.map(|(name, value)| (name.as_str(), value.as_str())));
     // Once more: TikTok's own client sends it twice.
     params.push(("version_code", "270000"));
 
     let escaped = |text| utf8_percent_encode(text, ESCAPED);
-    let query: Vec<_> =
-        params.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
+    let query: Vec<_> = params
+        .iter()
+        .map(|(name, value)| format!("{}={}", escaped(name), escaped(value)))
+        .collect();
     Ok(format!("{server}?{}", query.join("&")))
 }
 
@@ -154,24 +170,47 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// Opens a socket.
-    pub(super) async fn dial(&self, address: &str, cookies: &str, room_id: i64) -> Result<Connection, Error> {
+    pub(super) async fn dial(
+        &self,
+        address: &str,
+        cookies: &str,
+        room_id: i64,
+    ) -> Result<Connection, Error> {
         match timeout(HANDSHAKE_TIMEOUT, self.handshake(address, cookies)).await {
-            Ok(Ok(socket)) => Ok(Connection { socket, room_id, beats: 0 }),
+            Ok(Ok(socket)) => Ok(Connection {
+                socket,
+                room_id,
+                beats: 0,
+            }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Unreachable("timed out".to_owned())),
         }
     }
 
-    async fn handshake(&self, address: &str, cookies: &str) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
-        let mut request = address.into_client_request().map_err(|_| Error::Address("it is no address"))?;
+    async fn handshake(
+        &self,
+        address: &str,
+        cookies: &str,
+    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
+        let mut request = address
+            .into_client_request()
+            .map_err(|_| Error::Address("it is no address"))?;
         let headers = request.headers_mut();
         headers.insert("user-agent", HeaderValue::from_static(USER_AGENT));
         if let Ok(cookies) = HeaderValue::from_str(cookies) {
             headers.insert("cookie", cookies);
         }
         let encrypted = request.uri().scheme_str() == Some("wss");
-        let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = request.uri().port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+        let host = request
+            .uri()
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+            .to_owned();
+        let port = request
+            .uri()
+            .port_u16()
+            .unwrap_or(if encrypted { 443 } else { 80 });
         let stream = match &self.proxy {
             Some(proxy) => proxy.connect(&host, port).await,
             None => TcpStream::connect((host.as_str(), port)).await,
@@ -179,12 +218,15 @@ impl Dialer {
         let stream = stream.map_err(|error| Error::Unreachable(error.to_string()))?;
         // Acks and heartbeats are small and shall not wait for each other. Without it all works, too.
         let _ = stream.set_nodelay(true);
-        let limits =
-            WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(FRAME_LIMIT));
+        let limits = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_LIMIT))
+            .max_frame_size(Some(FRAME_LIMIT));
         let connector = Connector::Rustls(self.tls.clone());
         match client_async_tls_with_config(request, stream, Some(limits), Some(connector)).await {
             Ok((socket, _)) => Ok(socket),
-            Err(tungstenite::Error::Http(response)) => Err(refused(response.status().as_u16(), response.headers())),
+            Err(tungstenite::Error::Http(response)) => {
+                Err(refused(response.status().as_u16(), response.headers()))
+            }
             Err(error) => Err(Error::Unreachable(describe(&error))),
         }
     }
@@ -192,7 +234,12 @@ impl Dialer {
 
 /// TikTok refuses with HTTP 200 or 400 and says why in two headers.
 fn refused(status: u16, headers: &HeaderMap) -> Error {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(tame);
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(tame)
+    };
     let message = match (text("handshake-msg"), text("handshake-status")) {
         (Some(message), Some(number)) => format!("{message} ({number})"),
         (Some(message), None) => message,
@@ -209,7 +256,9 @@ fn describe(error: &tungstenite::Error) -> String {
         tungstenite::Error::Tls(error) => format!("tls: {error}"),
         tungstenite::Error::Capacity(error) => error.to_string(),
         tungstenite::Error::Protocol(error) => error.to_string(),
-        tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => "the address cannot be used".to_owned(),
+        tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
+            "the address cannot be used".to_owned()
+        }
         _ => "the connection failed".to_owned(),
     }
 }
@@ -241,7 +290,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let end = self.converse(session, first, outlet, silence, stop).await;
         // The peer may be gone already; what matters has been read.
         let _ = timeout(CLOSE_TIMEOUT, self.socket.close(None)).await;
-        if session.has_ended() && end.reason != "shutdown" { End { reason: "stream_end", ..end } } else { end }
+        if session.has_ended() && end.reason != "shutdown" {
+            End {
+                reason: "stream_end",
+                ..end
+            }
+        } else {
+            end
+        }
     }
 
     async fn converse(
@@ -252,7 +308,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         silence: Duration,
         stop: &CancellationToken,
     ) -> End {
-        let mut held = Some(Held { place: Box::pin(outlet.admit(&first)), parcel: first });
+        let mut held = Some(Held {
+            place: Box::pin(outlet.admit(&first)),
+            parcel: first,
+        });
         if let Err(end) = self.send(frame::enter_room(self.room_id), stop).await {
             outlet.send_now(held.map(|held| held.parcel).unwrap_or_default());
             return end;
@@ -336,7 +395,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(frame) => frame,
             Err(error) => {
                 let letter = dead_letter(session, &error.to_string(), bytes);
-                return Ok(Parcel { dead_letters: letter, ..Parcel::default() });
+                return Ok(Parcel {
+                    dead_letters: letter,
+                    ..Parcel::default()
+                });
             }
         };
         let acked = match frame.ack {
@@ -353,12 +415,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn send(&mut self, frame: Bytes, stop: &CancellationToken) -> Result<(), End> {
         let sending = timeout(WRITE_TIMEOUT, self.socket.send(Message::Binary(frame)));
         match stop.run_until_cancelled(sending).await {
-            None => Err(End { reason: "shutdown", ..End::default() }),
+            None => Err(End {
+                reason: "shutdown",
+                ..End::default()
+            }),
             Some(Ok(Ok(()))) => Ok(()),
             Some(Ok(Err(error))) => Err(failed(&error)),
-            Some(Err(_)) => {
-                Err(End { reason: "lost", close_code: Some(1006), detail: Some("writing timed out".to_owned()) })
-            }
+            Some(Err(_)) => Err(End {
+                reason: "lost",
+                close_code: Some(1006),
+                detail: Some("writing timed out".to_owned()),
+            }),
         }
     }
 }
@@ -371,7 +438,10 @@ async fn admitted(held: &mut Option<Held>) -> Place {
 }
 
 fn hold(outlet: &Outlet, parcel: Parcel) -> Option<Held> {
-    (!parcel.is_empty()).then(|| Held { place: Box::pin(outlet.admit(&parcel)), parcel })
+    (!parcel.is_empty()).then(|| Held {
+        place: Box::pin(outlet.admit(&parcel)),
+        parcel,
+    })
 }
 
 /// Messages in their order, without those that came before.
@@ -387,7 +457,9 @@ pub(in crate::ingest) fn parcel(
             Ok(message) => parcel.envelopes.extend(session.take(message, backlog, now)),
             Err(damaged) => {
                 let error = format!("a message of the frame: {}", damaged.error);
-                parcel.dead_letters.extend(dead_letter(session, &error, &damaged.bytes));
+                parcel
+                    .dead_letters
+                    .extend(dead_letter(session, &error, &damaged.bytes));
             }
         }
     }
@@ -428,12 +500,20 @@ fn dead_letter(session: &mut Session, error: &str, bytes: &[u8]) -> Vec<DeadLett
 }
 
 fn failed(error: &tungstenite::Error) -> End {
-    let lost = End { reason: "lost", close_code: Some(1006), detail: Some(tame(&describe(error))) };
+    let lost = End {
+        reason: "lost",
+        close_code: Some(1006),
+        detail: Some(tame(&describe(error))),
+    };
     match error {
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => lost,
-        tungstenite::Error::Protocol(_) | tungstenite::Error::Capacity(_) | tungstenite::Error::Utf8(_) => {
-            End { reason: "protocol", close_code: None, ..lost }
-        }
+        tungstenite::Error::Protocol(_)
+        | tungstenite::Error::Capacity(_)
+        | tungstenite::Error::Utf8(_) => End {
+            reason: "protocol",
+            close_code: None,
+            ..lost
+        },
         _ => lost,
     }
 }

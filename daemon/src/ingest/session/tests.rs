@@ -30,18 +30,39 @@ fn session() -> Session {
 }
 
 fn message(msg_id: i64, payload: Vec<u8>) -> BaseMessage {
-    BaseMessage { method: "WebcastChatMessage".to_owned(), msg_id, payload: payload.into(), ..BaseMessage::default() }
+    BaseMessage {
+        method: "WebcastChatMessage".to_owned(),
+        msg_id,
+        payload: payload.into(),
+        ..BaseMessage::default()
+    }
 }
 
 /// A payload with a header; 0 is absent, as on the wire.
 fn payload(msg_id: i64, create_time: i64) -> Vec<u8> {
-    let common = Header { method: "WebcastChatMessage".to_owned(), msg_id, create_time };
-    WithHeader { common: Some(common) }.encode_to_vec()
+    let common = Header {
+        method: "WebcastChatMessage".to_owned(),
+        msg_id,
+        create_time,
+    };
+    WithHeader {
+        common: Some(common),
+    }
+    .encode_to_vec()
 }
 
 fn control_message(action: i32) -> BaseMessage {
-    let payload = ControlMessage { action, ..ControlMessage::default() }.encode_to_vec();
-    BaseMessage { method: CONTROL.to_owned(), msg_id: i64::from(action) + 1, payload: payload.into(), ..BaseMessage::default() }
+    let payload = ControlMessage {
+        action,
+        ..ControlMessage::default()
+    }
+    .encode_to_vec();
+    BaseMessage {
+        method: CONTROL.to_owned(),
+        msg_id: i64::from(action) + 1,
+        payload: payload.into(),
+        ..BaseMessage::default()
+    }
 }
 
 #[test]
@@ -49,15 +70,25 @@ fn numbers_are_contiguous_in_a_session_and_rise_over_all() {
     let mut session = session();
     let first = session.lifecycle(control::CONNECTED, &Lifecycle::default(), at(NOW));
     let second = session.take(message(1, vec![]), false, at(NOW)).unwrap();
-    assert!(session.take(message(1, vec![]), false, at(NOW)).is_none(), "a repeat gets no number");
+    assert!(
+        session.take(message(1, vec![]), false, at(NOW)).is_none(),
+        "a repeat gets no number"
+    );
     let third = session.take(message(2, vec![]), false, at(NOW)).unwrap();
     let base = u64::try_from(NOW).unwrap() * 16;
-    assert_eq!([first.seq_no, second.seq_no, third.seq_no], [base, base + 1, base + 2]);
+    assert_eq!(
+        [first.seq_no, second.seq_no, third.seq_no],
+        [base, base + 1, base + 2]
+    );
     assert_eq!(first.session_id, third.session_id);
 
     // The clock went back a day: the numbers do not.
     session.renew(at(NOW - 86_400_000));
-    assert_eq!(session.id(), first.session_id, "failed attempts are part of the session they begin");
+    assert_eq!(
+        session.id(),
+        first.session_id,
+        "failed attempts are part of the session they begin"
+    );
     assert!(!session.is_again());
     session.close();
     session.renew(at(NOW - 86_400_000));
@@ -67,7 +98,12 @@ fn numbers_are_contiguous_in_a_session_and_rise_over_all() {
     assert_ne!(next.session_id, first.session_id);
     session.close();
     session.renew(at(NOW + 1_000));
-    assert_eq!(session.lifecycle(control::ERROR, &Lifecycle::default(), at(NOW)).seq_no, base + 16_000);
+    assert_eq!(
+        session
+            .lifecycle(control::ERROR, &Lifecycle::default(), at(NOW))
+            .seq_no,
+        base + 16_000
+    );
 
     let after_crash = Session::new("7301".to_owned(), Some(base + 20_000), at(NOW)).next_seq;
     assert_eq!(after_crash, base + 20_001, "what Redis remembers counts");
@@ -80,20 +116,44 @@ fn a_repeat_is_dropped_also_after_a_reconnect() {
     session.close();
     session.renew(at(NOW));
     assert!(session.take(message(1, vec![1]), true, at(NOW)).is_none());
-    assert_eq!(session.counts(), Counts { repeats: 1, ..Counts::default() });
-    let other_method = BaseMessage { method: "WebcastLikeMessage".to_owned(), ..message(1, vec![1]) };
-    assert!(session.take(other_method, false, at(NOW)).is_some(), "an id belongs to its method");
+    assert_eq!(
+        session.counts(),
+        Counts {
+            repeats: 1,
+            ..Counts::default()
+        }
+    );
+    let other_method = BaseMessage {
+        method: "WebcastLikeMessage".to_owned(),
+        ..message(1, vec![1])
+    };
+    assert!(
+        session.take(other_method, false, at(NOW)).is_some(),
+        "an id belongs to its method"
+    );
 }
 
 #[test]
 fn the_id_is_the_wrappers_else_the_headers_else_the_content() {
     let mut session = session();
-    let mut id = |message| session.take(message, false, at(NOW)).map(|envelope| envelope.msg_id);
+    let mut id = |message| {
+        session
+            .take(message, false, at(NOW))
+            .map(|envelope| envelope.msg_id)
+    };
     assert_eq!(id(message(5, payload(6, 0))), Some(Some("5".to_owned())));
     assert_eq!(id(message(0, payload(6, 0))), Some(Some("6".to_owned())));
-    assert_eq!(id(message(0, payload(6, 7))), None, "the same by its header");
+    assert_eq!(
+        id(message(0, payload(6, 7))),
+        None,
+        "the same by its header"
+    );
     assert_eq!(id(message(0, b"garbage".to_vec())), Some(None));
-    assert_eq!(id(message(0, b"garbage".to_vec())), None, "the same by its content");
+    assert_eq!(
+        id(message(0, b"garbage".to_vec())),
+        None,
+        "the same by its content"
+    );
     assert_eq!(id(message(0, b"other".to_vec())), Some(None));
 }
 
@@ -103,7 +163,11 @@ fn the_time_is_the_messages_own_within_a_day() {
     let mut msg_id = 0;
     let mut time = |create_time| {
         msg_id += 1;
-        session.take(message(msg_id, payload(0, create_time)), false, at(NOW)).unwrap().timestamp.as_millis()
+        session
+            .take(message(msg_id, payload(0, create_time)), false, at(NOW))
+            .unwrap()
+            .timestamp
+            .as_millis()
     };
     assert_eq!(time(NOW - 1_500), NOW - 1_500);
     assert_eq!(time(NOW + 300), NOW + 300, "upstream's clock may be ahead");
@@ -112,16 +176,34 @@ fn the_time_is_the_messages_own_within_a_day() {
     assert_eq!(time(1), NOW - CLOCK_TOLERANCE, "1970");
     assert_eq!(time(i64::MAX), NOW + CLOCK_TOLERANCE);
     assert_eq!(time(i64::MIN), NOW - CLOCK_TOLERANCE);
-    let unreadable = session.take(message(99, vec![0xff; 9]), false, at(NOW)).unwrap();
-    assert_eq!((unreadable.timestamp, unreadable.ingested_at), (at(NOW), at(NOW)));
+    let unreadable = session
+        .take(message(99, vec![0xff; 9]), false, at(NOW))
+        .unwrap();
+    assert_eq!(
+        (unreadable.timestamp, unreadable.ingested_at),
+        (at(NOW), at(NOW))
+    );
 }
 
 #[test]
 fn backlog_is_what_was_sent_before() {
     let mut session = session();
-    assert!(!session.take(message(1, vec![]), false, at(NOW)).unwrap().backlog);
-    assert!(session.take(message(2, vec![]), true, at(NOW)).unwrap().backlog);
-    let history = BaseMessage { is_history: true, ..message(3, vec![]) };
+    assert!(
+        !session
+            .take(message(1, vec![]), false, at(NOW))
+            .unwrap()
+            .backlog
+    );
+    assert!(
+        session
+            .take(message(2, vec![]), true, at(NOW))
+            .unwrap()
+            .backlog
+    );
+    let history = BaseMessage {
+        is_history: true,
+        ..message(3, vec![])
+    };
     assert!(session.take(history, false, at(NOW)).unwrap().backlog);
 }
 
@@ -129,15 +211,21 @@ fn backlog_is_what_was_sent_before() {
 fn only_the_end_actions_end_a_broadcast() {
     for action in [0, 1, 2, 5, 99] {
         let mut session = session();
-        session.take(control_message(action), false, at(NOW)).unwrap();
+        session
+            .take(control_message(action), false, at(NOW))
+            .unwrap();
         assert!(!session.has_ended(), "{action}");
     }
     for action in [3, 4] {
         let mut session = session();
-        session.take(control_message(action), true, at(NOW)).unwrap();
+        session
+            .take(control_message(action), true, at(NOW))
+            .unwrap();
         assert!(!session.has_ended(), "an end from before is over");
         let mut session = Session::new("7301".to_owned(), None, at(NOW));
-        session.take(control_message(action), false, at(NOW)).unwrap();
+        session
+            .take(control_message(action), false, at(NOW))
+            .unwrap();
         assert!(session.has_ended(), "{action}");
         session.close();
         session.renew(at(NOW));
@@ -157,7 +245,9 @@ fn lifecycle_data_leaves_out_what_is_absent() {
         ..Lifecycle::default()
     };
     let envelope = session().lifecycle(control::DISCONNECTED, &data, at(NOW));
-    let RawData::Json(object) = envelope.data else { panic!("not JSON") };
+    let RawData::Json(object) = envelope.data else {
+        panic!("not JSON")
+    };
     assert_eq!(
         serde_json::Value::Object(object),
         serde_json::json!({
@@ -179,7 +269,10 @@ async fn the_memory_is_bounded_in_number_and_in_time() {
     for number in 0..REMEMBERED + 10 {
         assert!(seen.is_new(key(number)));
     }
-    assert_eq!((seen.keys.len(), seen.order.len()), (REMEMBERED, REMEMBERED));
+    assert_eq!(
+        (seen.keys.len(), seen.order.len()),
+        (REMEMBERED, REMEMBERED)
+    );
     assert!(!seen.is_new(key(REMEMBERED + 9)) && !seen.is_new(key(100)));
     assert!(seen.is_new(key(0)), "the oldest are forgotten first");
     tokio::time::advance(REMEMBERED_FOR + Duration::from_secs(1)).await;

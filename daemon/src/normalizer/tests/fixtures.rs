@@ -82,7 +82,10 @@ pub(super) fn encoded() -> Vec<Case> {
 
 /// One encoded payload by its file name.
 pub(super) fn payload(file: &str) -> Case {
-    encoded().into_iter().find(|case| case.name == file).unwrap()
+    encoded()
+        .into_iter()
+        .find(|case| case.name == file)
+        .unwrap()
 }
 
 pub(super) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {

@@ -42,14 +42,20 @@ fn survives(kind: &str, bytes: Vec<u8>) -> bool {
         }
         Err(rejection) => {
             assert_eq!(rejection.reason, Reason::ParseError);
-            assert!(MAPPED.contains(&kind), "{kind} must pass as RAW: {rejection}");
+            assert!(
+                MAPPED.contains(&kind),
+                "{kind} must pass as RAW: {rejection}"
+            );
             false
         }
     }
 }
 
 fn any_type() -> impl Strategy<Value = String> {
-    let known: Vec<String> = ENCODED.iter().map(|case| case.envelope.kind.clone()).collect();
+    let known: Vec<String> = ENCODED
+        .iter()
+        .map(|case| case.envelope.kind.clone())
+        .collect();
     prop_oneof![
         4 => proptest::sample::select(known),
         2 => proptest::sample::select(MAPPED.map(str::to_owned).to_vec()),
@@ -92,12 +98,18 @@ proptest! {
 #[test]
 fn every_truncation_of_a_captured_message() {
     let cases = capture("room-b");
-    let chat = cases.iter().find(|case| case.envelope.kind == "WebcastChatMessage").unwrap();
+    let chat = cases
+        .iter()
+        .find(|case| case.envelope.kind == "WebcastChatMessage")
+        .unwrap();
     let whole = chat.payload();
     let read = (0..whole.len())
         .filter(|&length| survives(&chat.envelope.kind, whole[..length].to_vec()))
         .count();
-    assert!(read < whole.len() / 2, "most truncated messages are refused, not {read} read");
+    assert!(
+        read < whole.len() / 2,
+        "most truncated messages are refused, not {read} read"
+    );
 }
 
 #[test]
@@ -166,7 +178,10 @@ fn lifecycle_messages_become_their_events() {
     let disconnected = lifecycle(control::DISCONNECTED, &closed).unwrap();
     assert_eq!(disconnected["eventType"], "DISCONNECTED");
     assert_eq!(disconnected["payload"]["closeCode"], 1006);
-    assert_eq!(lifecycle(control::ERROR, &closed).unwrap()["eventType"], "ERROR");
+    assert_eq!(
+        lifecycle(control::ERROR, &closed).unwrap()["eventType"],
+        "ERROR"
+    );
 }
 
 #[test]
@@ -188,7 +203,10 @@ fn a_gap_is_raw_and_says_what_is_missing() {
 fn a_lifecycle_message_without_its_fields_is_refused() {
     let bad = json!({"provider": "direct", "attempt": "first", "reason": "start"});
     assert_eq!(lifecycle(control::CONNECTED, &bad), Err(Reason::ParseError));
-    assert_eq!(lifecycle(control::ERROR, &json!({})), Err(Reason::ParseError));
+    assert_eq!(
+        lifecycle(control::ERROR, &json!({})),
+        Err(Reason::ParseError)
+    );
     let bytes = envelope(control::GAP, RawData::Protobuf(vec![]), 1);
     assert_eq!(normalize(&bytes).unwrap_err().reason, Reason::ParseError);
 }

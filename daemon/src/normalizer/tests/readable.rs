@@ -25,7 +25,10 @@ fn one_of_each_encoded() {
         ("chat", "payload-chat-moderator-subscriber.bin"),
         ("chat with an emote", "payload-chat-emotes.bin"),
         ("gift in a streak", "payload-gift-streak-5.bin"),
-        ("gift at the end of a streak", "payload-gift-streak-5-end.bin"),
+        (
+            "gift at the end of a streak",
+            "payload-gift-streak-5-end.bin",
+        ),
         ("gift that stands alone", "payload-gift-single-type4.bin"),
         ("like", "payload-like.bin"),
         ("join", "payload-member-join.bin"),
@@ -51,7 +54,10 @@ fn one_of_each_encoded() {
 
 #[test]
 fn a_finished_team_battle() {
-    let case = capture("mixed").into_iter().find(|case| case.expected["i"] == 344).unwrap();
+    let case = capture("mixed")
+        .into_iter()
+        .find(|case| case.expected["i"] == 344)
+        .unwrap();
     shows("battle of teams", &published(&case.envelope)["payload"]);
 }
 
@@ -71,5 +77,8 @@ fn our_own() {
         "title": "Evening stream", "ownerId": "6900000000001000003", "ownerNickname": "Ada LIVE",
     });
     let data = RawData::Json(data.as_object().unwrap().clone());
-    shows("connected", &published(&envelope(control::CONNECTED, data, 1)));
+    shows(
+        "connected",
+        &published(&envelope(control::CONNECTED, data, 1)),
+    );
 }

@@ -73,7 +73,10 @@ fn a_new_client_hears_something_at_once() {
     let Step::Write(text) = feed.step(&window, 7, 0) else {
         panic!("greets first");
     };
-    assert!(text.starts_with("retry: 2000\n\nevent: heartbeat\n"), "{text}");
+    assert!(
+        text.starts_with("retry: 2000\n\nevent: heartbeat\n"),
+        "{text}"
+    );
     assert_eq!(feed.step(&window, 7, 0), Step::Wait);
     let Step::Write(text) = feed.step(&window, 8, 15_000) else {
         panic!("the heartbeat is due");
@@ -127,7 +130,10 @@ fn history_and_window_join_without_gap_or_repeat() {
 fn what_is_live_and_not_stored_yet_is_waited_for() {
     let window = window(8..=9);
     let mut client = Client::new(Start::After(Place::at(3)), &window);
-    assert_eq!(client.run(&window, Some(&[1, 2, 3, 4, 5]), 0), Step::WaitFor(300));
+    assert_eq!(
+        client.run(&window, Some(&[1, 2, 3, 4, 5]), 0),
+        Step::WaitFor(300)
+    );
     assert_eq!(client.seen, [4, 5]);
     assert_eq!(client.run(&window, Some(&[4, 5]), 100), Step::WaitFor(200));
     assert_eq!(client.run(&window, Some(&[4, 5, 6, 7]), 300), Step::Wait);
@@ -140,7 +146,10 @@ fn what_is_never_stored_becomes_a_gap() {
     let window = window(8..=9);
     let mut client = Client::new(Start::After(Place::at(3)), &window);
     assert_eq!(client.run(&window, Some(&[3, 4]), 0), Step::WaitFor(300));
-    assert_eq!(client.run(&window, Some(&[3, 4]), 4_900), Step::WaitFor(300));
+    assert_eq!(
+        client.run(&window, Some(&[3, 4]), 4_900),
+        Step::WaitFor(300)
+    );
     assert_eq!(client.run(&window, Some(&[3, 4]), 5_000), Step::Wait);
     assert_eq!(client.seen, [4, 8, 9]);
     assert_eq!(client.gaps, [r#"{"from":4,"to":8,"reason":"not_stored"}"#]);
@@ -164,7 +173,10 @@ fn a_client_at_the_end_of_history_waits_for_the_first_live_event() {
     assert_eq!(client.seen, [1, 2, 3]);
     // Much later, and not what follows directly: the database is asked again.
     window.offer(&chat(1, 6), true);
-    assert_eq!(client.run(&window, Some(&[1, 2, 3, 4, 5]), 60_000), Step::Wait);
+    assert_eq!(
+        client.run(&window, Some(&[1, 2, 3, 4, 5]), 60_000),
+        Step::Wait
+    );
     assert_eq!(client.seen, [1, 2, 3, 4, 5, 6]);
     assert!(client.gaps.is_empty());
 }
@@ -176,7 +188,10 @@ fn without_a_database_the_live_part_goes_on_behind_a_gap() {
     assert_eq!(client.run(&window, None, 0), Step::WaitFor(300));
     assert_eq!(client.run(&window, None, 5_000), Step::Wait);
     assert_eq!(client.seen, [8, 9]);
-    assert_eq!(client.gaps, [r#"{"from":3,"to":8,"reason":"database_down"}"#]);
+    assert_eq!(
+        client.gaps,
+        [r#"{"from":3,"to":8,"reason":"database_down"}"#]
+    );
 
     // What the window covers needs no database.
     let mut client = Client::new(Start::After(Place::at(8)), &window);
@@ -257,9 +272,9 @@ fn a_notice_comes_before_everything() {
     let Step::Write(text) = feed.step(&window, 0, 0) else {
         panic!("greets first");
     };
-    assert!(text.ends_with(
-        "event: gap\ndata: {\"from\":99,\"to\":0,\"reason\":\"new_broadcast\"}\n\n"
-    ));
+    assert!(
+        text.ends_with("event: gap\ndata: {\"from\":99,\"to\":0,\"reason\":\"new_broadcast\"}\n\n")
+    );
 }
 
 #[test]

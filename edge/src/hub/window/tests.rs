@@ -58,10 +58,7 @@ fn an_inferred_streak_end_keeps_its_own_turn() {
     assert_eq!(window.offer(&late, true), Offer::Taken);
     assert_eq!(window.offer(&late, true), Offer::Repeat);
     assert_eq!(window.offer(&chat(1, 8), true), Offer::Taken);
-    assert_eq!(
-        places(&window, 0),
-        [(5, 0), (6, 0), (7, 0), (7, 1), (8, 0)]
-    );
+    assert_eq!(places(&window, 0), [(5, 0), (6, 0), (7, 0), (7, 1), (8, 0)]);
     // Who has 7 still lacks it; who has it too does not.
     assert_eq!(window.join(Place::at(7)), Some(3));
     assert_eq!(window.join(Place { seq_no: 7, nth: 1 }), Some(4));
@@ -145,7 +142,11 @@ fn without_readers_the_window_begins_anew_behind_a_hole() {
     window.offer(&chat(1, 5), false);
     assert_eq!(window.offer(&chat(1, 9), false), Offer::Taken);
     assert_eq!(window.front(), Some(Place::at(9)));
-    assert_eq!(window.join(Place::at(5)), None, "6 to 8 are in the database");
+    assert_eq!(
+        window.join(Place::at(5)),
+        None,
+        "6 to 8 are in the database"
+    );
     assert_eq!(window.join(Place::at(8)), Some(1));
 }
 

@@ -3,8 +3,14 @@
 // Following, the newest row stays at the bottom. Scrolling up, moving with the keys or focusing a
 // row pauses: nothing moves under the reader, new rows are counted, and one button goes on.
 
-import { useVirtualizer, type Range, defaultRangeExtractor } from "@tanstack/react-virtual";
 import {
+  defaultRangeExtractor,
+  observeElementOffset,
+  useVirtualizer,
+  type Range,
+} from "@tanstack/react-virtual";
+import {
+  memo,
   useCallback,
   useEffect,
   useLayoutEffect,
@@ -25,6 +31,8 @@ import { EventRow } from "./rows/EventRow";
 const AT_END = 48;
 /** Further from it than this while following means that somebody scrolled, in px. */
 const LEFT_END = 160;
+/** So long after a wheel or touch, what scrolls is a hand, in ms. */
+const HAND_MS = 500;
 const PAGE_ROWS = 10;
 
 export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
@@ -32,9 +40,24 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
   const { rows, paused } = view;
   const scroller = useRef<HTMLDivElement>(null);
   const [expanded, setExpanded] = useState<ReadonlySet<number>>(new Set());
+  const [opened, setOpened] = useState<number>();
   /** The row that has the tab stop; the newest when there is none. */
   const [active, setActive] = useState<number>();
   const [focusDue, setFocusDue] = useState(false);
+
+  /** Whether scrolling paused the feed: then scrolling to the end goes on. */
+  const pausedByScroll = useRef(false);
+  /** When a hand last moved the list up. */
+  const handAt = useRef(-Infinity);
+  // Called after the virtualizer has taken note of the new offset: a pause adds the older rows
+  // above, and it keeps the place that it knows.
+  const onScroll = useCallback(() => {
+    if (feed.view().paused) return;
+    const byHand = performance.now() - handAt.current < HAND_MS;
+    if (belowView(scroller.current) <= (byHand ? 1 : LEFT_END)) return;
+    pausedByScroll.current = true;
+    feed.pause();
+  }, [feed]);
 
   const activeIndex = active === undefined ? -1 : indexOf(rows, active);
   const getItemKey = useCallback((index: number) => rows[index]?.n ?? index, [rows]);
@@ -45,6 +68,14 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
     getItemKey,
     overscan: 8,
     useFlushSync: false,
+    observeElementOffset: useCallback<typeof observeElementOffset<HTMLDivElement>>(
+      (instance, changed) =>
+        observeElementOffset(instance, (offset, isScrolling) => {
+          changed(offset, isScrolling);
+          onScroll();
+        }),
+      [onScroll],
+    ),
     anchorTo: "end",
     followOnAppend: !paused,
     scrollEndThreshold: AT_END,
@@ -66,11 +97,14 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
     if (element && !paused) element.scrollTop = element.scrollHeight;
   }, [paused, rows, total]);
 
-  function onScroll() {
-    const element = scroller.current;
-    if (!element) return;
-    const left = element.scrollHeight - element.scrollTop - element.clientHeight;
-    if (!paused && left > LEFT_END) feed.pause();
+  function onWheel({ deltaY }: { deltaY: number }) {
+    if (deltaY < 0) handAt.current = performance.now();
+    if (deltaY > 0) resumeAtEnd();
+  }
+
+  /** Asked when a hand moves the list, never after our own scrolling. */
+  function resumeAtEnd() {
+    if (paused && pausedByScroll.current && belowView(scroller.current) <= AT_END) resume();
   }
 
   const move = (index: number) => {
@@ -90,16 +124,22 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
     setFocusDue(false);
   }, [focusDue, active, activeIndex, virtualizer]);
 
+  // What is opened comes into view.
+  useEffect(() => {
+    if (opened === undefined) return;
+    const element = scroller.current?.querySelector(`[data-n="${opened}"]`);
+    element?.scrollIntoView?.({ block: "nearest" });
+  }, [opened]);
+
   const toggle = useCallback(
     (n: number) => {
       feed.pause();
-      setExpanded((last) => {
-        const next = new Set(last);
-        if (!next.delete(n)) next.add(n);
-        return next;
-      });
+      const next = new Set(expanded);
+      if (!next.delete(n)) next.add(n);
+      setExpanded(next);
+      setOpened(next.has(n) ? n : undefined);
     },
-    [feed],
+    [feed, expanded],
   );
 
   /** Whoever moves into the list reads: nothing may move away from under the focus. */
@@ -155,6 +195,7 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
   function resume() {
     if (scroller.current?.contains(document.activeElement)) scroller.current.focus();
     setActive(undefined);
+    pausedByScroll.current = false;
     feed.resume();
   }
 
@@ -171,10 +212,9 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
       <div
         ref={scroller}
         className="feed-scroller"
-        onScroll={onScroll}
-        onWheel={(event) => {
-          if (event.deltaY < 0 && !paused && canScroll(scroller.current)) feed.pause();
-        }}
+        onWheel={onWheel}
+        onTouchMove={() => (handAt.current = performance.now())}
+        onTouchEnd={resumeAtEnd}
         onFocus={onFocus}
         onKeyDown={onKeyDown}
         tabIndex={-1}
@@ -186,38 +226,17 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
             const row = rows[item.index];
             if (!row) return null;
             return (
-              <article
+              <FeedRow
                 key={item.key}
-                ref={virtualizer.measureElement}
-                className="feed-row"
-                style={{ transform: `translateY(${item.start}px)` }}
-                data-index={item.index}
-                data-n={row.n}
-                data-event-id={row.kind === "event" ? row.event.eventId : undefined}
-                data-event-type={row.kind === "event" ? row.event.eventType : undefined}
-                aria-posinset={item.index + 1}
-                aria-setsize={paused ? rows.length : -1}
-                aria-label={row.kind === "event" ? describe(row.event) : gapText(row)}
-                // The feed pattern: articles take the focus, one of them holds the tab stop.
-                // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex
-                tabIndex={row.n === tabStop ? 0 : -1}
-              >
-                {row.kind === "event" ? (
-                  <EventRow
-                    n={row.n}
-                    event={row.event}
-                    expanded={expanded.has(row.n)}
-                    onToggle={toggle}
-                  />
-                ) : (
-                  <div className="row row-gap">
-                    <span className="row-icon">
-                      <Icon name="gap" />
-                    </span>
-                    <div className="row-body">{gapText(row)}</div>
-                  </div>
-                )}
-              </article>
+                row={row}
+                index={item.index}
+                start={item.start}
+                setSize={paused ? rows.length : -1}
+                tabStop={row.n === tabStop}
+                expanded={expanded.has(row.n)}
+                measure={virtualizer.measureElement}
+                onToggle={toggle}
+              />
             );
           })}
         </div>
@@ -231,6 +250,57 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
     </div>
   );
 }
+
+/** One place in the list; rendered again only when something of its own has changed. */
+const FeedRow = memo(function FeedRow({
+  row,
+  index,
+  start,
+  setSize,
+  tabStop,
+  expanded,
+  measure,
+  onToggle,
+}: {
+  row: Row;
+  index: number;
+  start: number;
+  setSize: number;
+  tabStop: boolean;
+  expanded: boolean;
+  measure: (element: Element | null) => void;
+  onToggle: (n: number) => void;
+}) {
+  const event = row.kind === "event" ? row.event : undefined;
+  return (
+    <article
+      ref={measure}
+      className="feed-row"
+      style={{ transform: `translateY(${start}px)` }}
+      data-index={index}
+      data-n={row.n}
+      data-event-id={event?.eventId}
+      data-event-type={event?.eventType}
+      aria-posinset={index + 1}
+      aria-setsize={setSize}
+      aria-label={row.kind === "event" ? describe(row.event) : gapText(row)}
+      // The feed pattern: articles take the focus, one of them holds the tab stop.
+      // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex
+      tabIndex={tabStop ? 0 : -1}
+    >
+      {row.kind === "event" ? (
+        <EventRow n={row.n} event={row.event} expanded={expanded} onToggle={onToggle} />
+      ) : (
+        <div className="row row-gap">
+          <span className="row-icon">
+            <Icon name="gap" />
+          </span>
+          <div className="row-body">{gapText(row)}</div>
+        </div>
+      )}
+    </article>
+  );
+});
 
 const GAP_WORDS = {
   not_stored: "they were not stored in time",
@@ -282,6 +352,7 @@ function indexOf(rows: readonly Row[], n: number): number {
   return -1;
 }
 
-function canScroll(element: HTMLElement | null): boolean {
-  return element !== null && element.scrollHeight > element.clientHeight;
+/** How much of the list is below what is in view, in px. */
+function belowView(element: HTMLElement | null): number {
+  return element ? element.scrollHeight - element.scrollTop - element.clientHeight : 0;
 }

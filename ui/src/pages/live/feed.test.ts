@@ -24,7 +24,11 @@ const frame = () => frames.splice(0).forEach((task) => task());
 const chat = (message = "hi") =>
   maker.event("CHAT", { rawType: "WebcastChatMessage", message }) as UnifiedEvent;
 const join = () =>
-  maker.event("JOIN", { rawType: "WebcastMemberMessage", memberCount: 1, action: 1 }) as UnifiedEvent;
+  maker.event("JOIN", {
+    rawType: "WebcastMemberMessage",
+    memberCount: 1,
+    action: 1,
+  }) as UnifiedEvent;
 const add = (feed: Feed, events: readonly UnifiedEvent[]) => {
   for (const event of events) feed.addEvent(event);
 };
@@ -34,7 +38,7 @@ const shown = (feed: Feed) =>
 describe("batches", () => {
   test("many events cost one frame and one notification", () => {
     const feed = makeFeed();
-    const heard = vi.fn();
+    const heard = vi.fn<() => void>();
     feed.subscribeView(heard);
     const events = Array.from({ length: 500 }, () => chat());
     add(feed, events);
@@ -57,7 +61,10 @@ describe("batches", () => {
 
   test("a page that never paints still keeps within the bound", () => {
     const feed = makeFeed(10);
-    add(feed, Array.from({ length: 35 }, () => chat()));
+    add(
+      feed,
+      Array.from({ length: 35 }, () => chat()),
+    );
     frame();
     feed.refreshTotals();
     expect(feed.totals()).toMatchObject({ count: 35, held: 10, dropped: 25 });
@@ -83,7 +90,10 @@ describe("the bound", () => {
     add(feed, joins);
     frame();
     expect(feed.view().matching).toBe(4);
-    add(feed, Array.from({ length: 8 }, () => chat()));
+    add(
+      feed,
+      Array.from({ length: 8 }, () => chat()),
+    );
     frame();
     expect(shown(feed)).toEqual(joins.slice(2).map((event) => event.eventId));
   });
@@ -93,8 +103,12 @@ describe("the bound", () => {
     const events = Array.from({ length: FOLLOW_WINDOW + 300 }, () => chat());
     add(feed, events);
     frame();
-    expect(feed.view().rows).toHaveLength(FOLLOW_WINDOW);
-    expect(feed.view().matching).toBe(FOLLOW_WINDOW + 300);
+    expect(feed.view().rows).toHaveLength(FOLLOW_WINDOW + 300);
+    events.push(...Array.from({ length: FOLLOW_WINDOW }, () => chat()));
+    add(feed, events.slice(-FOLLOW_WINDOW));
+    frame();
+    expect(shown(feed)).toEqual(events.slice(-FOLLOW_WINDOW).map((event) => event.eventId));
+    expect(feed.view().matching).toBe(events.length);
     feed.pause();
     expect(shown(feed)).toEqual(events.map((event) => event.eventId));
   });
@@ -111,6 +125,7 @@ describe("pause", () => {
     const after = [chat(), join(), chat()];
     add(feed, after);
     frame();
+    feed.refreshTotals();
     expect(feed.view()).toMatchObject({ paused: true, fresh: 3 });
     expect(feed.view().rows).toBe(rows);
     feed.resume();
@@ -124,6 +139,7 @@ describe("pause", () => {
     feed.pause();
     add(feed, [chat(), join(), join()]);
     frame();
+    feed.refreshTotals();
     expect(feed.view().fresh).toBe(1);
   });
 
@@ -149,7 +165,10 @@ describe("pause", () => {
     add(feed, early);
     frame();
     feed.pause();
-    add(feed, Array.from({ length: 20 }, () => chat()));
+    add(
+      feed,
+      Array.from({ length: 20 }, () => chat()),
+    );
     frame();
     expect(shown(feed)).toEqual(early.map((event) => event.eventId));
   });

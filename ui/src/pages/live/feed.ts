@@ -1,7 +1,8 @@
 // What the live page holds of one stream, and which of it the list shows.
 //
 // In: events and gaps from the live feed, the user's filter, pause and resume. Out: a `FeedView`
-// per animation frame for the list, and `FeedTotals` four times a second for the numbers.
+// per animation frame for the list (paused: four times a second), and `FeedTotals` four times a
+// second for the numbers.
 // Events are taken in a batch per frame, so that a burst costs one rendering. The buffer is
 // bounded: the oldest rows go, and the list says so. A paused view is frozen: what comes meanwhile
 // is counted and kept, and nothing moves under the reader's eyes.
@@ -14,8 +15,11 @@ import { Totals, type TotalsSnapshot } from "./totals";
 
 /** How many rows are kept; the oldest go first. */
 export const CAPACITY = 50_000;
-/** How many of them the list holds while it follows: nobody sees more without scrolling. */
-export const FOLLOW_WINDOW = 1_000;
+/**
+ * How many of them the list holds while it follows, at least; nobody sees more without scrolling.
+ * It is cut back to this when it has twice as many: a cut moves every row, an addition none.
+ */
+export const FOLLOW_WINDOW = 500;
 const TOTALS_EVERY_MS = 250;
 
 /** One row; `n` counts up by one per row of this stream view and is its key. */
@@ -70,6 +74,9 @@ export class Feed {
   #incoming: Row[] = [];
   #flushDue = false;
   #nextN = 0;
+  /** Matching rows since the filter was set, and the first of them that the follow window holds. */
+  #matched = 0;
+  #windowFrom = 0;
   #count = 0;
   #dropped = 0;
   /** While paused: the `n` from which rows are new, and the rows as they were. */
@@ -110,6 +117,8 @@ export class Feed {
     this.#passes = compileFilter(filter);
     this.#matching = new Ring(this.#capacity);
     for (const row of this.#held.filter(this.#passes)) this.#matching.push(row);
+    this.#matched = this.#matching.length;
+    this.#windowFrom = 0;
     if (this.#paused) {
       const { from } = this.#paused;
       const shown = this.#matching.filter((row) => row.n < from);
@@ -148,7 +157,8 @@ export class Feed {
     const batch = this.#incoming;
     this.#incoming = [];
     for (const row of batch) this.#keep(row);
-    this.#publishView();
+    // Paused, only the count of new rows changes: it goes with the numbers.
+    if (!this.#paused) this.#publishView();
     this.#scheduleTotals();
   }
 
@@ -168,6 +178,7 @@ export class Feed {
   refreshTotals(): void {
     this.#snapshot = this.#makeTotals();
     for (const listener of this.#totalsListeners) listener();
+    if (this.#paused && this.#view.fresh !== this.#fresh) this.#publishView();
   }
 
   #take(row: Row): void {
@@ -194,6 +205,7 @@ export class Feed {
     if (gone && this.#matching.at(0) === gone) this.#matching.shift();
     if (!this.#passes(row)) return;
     this.#matching.push(row);
+    this.#matched += 1;
     if (this.#paused) this.#fresh += 1;
   }
 
@@ -203,8 +215,11 @@ export class Feed {
   }
 
   #makeView(): FeedView {
+    if (this.#matched - this.#windowFrom > 2 * FOLLOW_WINDOW) {
+      this.#windowFrom = this.#matched - FOLLOW_WINDOW;
+    }
     return {
-      rows: this.#paused?.rows ?? this.#matching.last(FOLLOW_WINDOW),
+      rows: this.#paused?.rows ?? this.#matching.last(this.#matched - this.#windowFrom),
       paused: this.#paused !== undefined,
       fresh: this.#fresh,
       matching: this.#paused?.rows.length ?? this.#matching.length,

@@ -22,8 +22,7 @@ const gift = row("GIFT", {
 });
 const raw = row("RAW", { rawType: "WebcastGoalUpdateMessage", raw: "" }, null);
 
-const finds = (text: string, where: Row) =>
-  compileFilter({ types: new Set(), text })(where);
+const finds = (text: string, where: Row) => compileFilter({ types: new Set(), text })(where);
 
 test("no filter lets everything pass", () => {
   for (const one of [chat, gift, raw]) expect(compileFilter(NO_FILTER)(one)).toBe(true);

@@ -17,7 +17,12 @@ const usual = {
 const word = (change: Partial<Parameters<typeof statusOf>[0]>) =>
   statusOf({ ...usual, ...change }).word;
 const lost = (attempt: number) =>
-  ({ name: "reconnecting", attempt, retryAt: NOW + 4_000, reason: "the connection was lost" }) as const;
+  ({
+    name: "reconnecting",
+    attempt,
+    retryAt: NOW + 4_000,
+    reason: "the connection was lost",
+  }) as const;
 
 test("one word for each state", () => {
   expect(word({})).toBe("Live");

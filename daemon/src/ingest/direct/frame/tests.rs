@@ -21,7 +21,10 @@ fn fixture(name: &str) -> Bytes {
 fn index(kind: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(fixtures().join("index.json")).unwrap();
     let entries: Vec<Value> = serde_json::from_str(&text).unwrap();
-    let chosen: Vec<_> = entries.into_iter().filter(|entry| entry["kind"] == kind).collect();
+    let chosen: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| entry["kind"] == kind)
+        .collect();
     assert!(!chosen.is_empty(), "no fixtures of kind {kind}");
     chosen
 }
@@ -47,9 +50,16 @@ fn every_fixture_frame_reads_as_its_encoder_says() {
             continue;
         }
         let frame = read.unwrap_or_else(|error| panic!("{file}: {error}"));
-        assert_eq!(frame.ack.map(hex::encode).as_deref(), expected["ackHex"].as_str(), "{file}");
+        assert_eq!(
+            frame.ack.map(hex::encode).as_deref(),
+            expected["ackHex"].as_str(),
+            "{file}"
+        );
         let messages: Vec<_> = frame.messages.iter().map(described).collect();
-        let wanted = expected["fetch"]["messages"].as_array().cloned().unwrap_or_default();
+        let wanted = expected["fetch"]["messages"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         assert_eq!(messages, wanted, "{file}");
     }
 }
@@ -67,7 +77,11 @@ fn what_we_send_is_what_the_encoder_sends() {
             "client-enter-room.bin" => enter_room(number("roomId")),
             "client-ack.bin" => {
                 let internal_ext = input["internalExt"].as_str().unwrap().to_owned();
-                let result = FetchResult { need_ack: true, internal_ext, ..FetchResult::default() };
+                let result = FetchResult {
+                    need_ack: true,
+                    internal_ext,
+                    ..FetchResult::default()
+                };
                 ack(number("logId"), &result).unwrap()
             }
             other => panic!("{other} is new: test it"),
@@ -85,7 +99,10 @@ fn the_sign_servers_answer_reads_as_its_encoder_says() {
         assert_eq!(result.cursor, expected["cursor"]);
         assert_eq!(result.internal_ext, expected["internalExt"]);
         assert_eq!(result.push_server, expected["pushServer"]);
-        assert_eq!(serde_json::to_value(&result.route_params).unwrap(), expected["routeParams"]);
+        assert_eq!(
+            serde_json::to_value(&result.route_params).unwrap(),
+            expected["routeParams"]
+        );
         let messages: Vec<_> = messages(&result).iter().map(described).collect();
         assert_eq!(Value::from(messages), expected["messages"]);
     }
@@ -95,8 +112,13 @@ fn the_sign_servers_answer_reads_as_its_encoder_says() {
 fn a_bomb_is_refused_where_it_exceeds_the_ratio() {
     let bomb = fixture("frame-gzip-bomb-48mib.bin");
     // 49 kB may become 4.9 MB and no more: the other 43 MB are never made.
-    let Err(Malformed::Bomb(limit)) = read(&bomb) else { panic!("not refused as a bomb") };
-    assert!(limit < bomb.len() * RATIO_LIMIT && limit < INFLATED_LIMIT, "{limit}");
+    let Err(Malformed::Bomb(limit)) = read(&bomb) else {
+        panic!("not refused as a bomb")
+    };
+    assert!(
+        limit < bomb.len() * RATIO_LIMIT && limit < INFLATED_LIMIT,
+        "{limit}"
+    );
 }
 
 #[test]
@@ -109,8 +131,14 @@ fn a_payload_may_be_as_long_as_the_limit_and_no_longer() {
             state.to_be_bytes()[0]
         })
         .collect();
-    assert_eq!(inflate(gzip(&noise[..INFLATED_LIMIT])).unwrap(), noise[..INFLATED_LIMIT]);
-    assert_eq!(inflate(gzip(&noise)).unwrap_err(), Malformed::Bomb(INFLATED_LIMIT));
+    assert_eq!(
+        inflate(gzip(&noise[..INFLATED_LIMIT])).unwrap(),
+        noise[..INFLATED_LIMIT]
+    );
+    assert_eq!(
+        inflate(gzip(&noise)).unwrap_err(),
+        Malformed::Bomb(INFLATED_LIMIT)
+    );
 }
 
 #[test]
@@ -128,18 +156,32 @@ fn too_many_messages_are_refused_before_they_are_made() {
     let beyond = msg_frame(&empty.repeat(MESSAGES_LIMIT + 1));
     assert_eq!(read(&beyond).unwrap_err(), Malformed::Messages);
     let parameters = msg_frame(&[0x3a, 0x00].repeat(FIELDS_LIMIT + 1));
-    assert_eq!(read(&parameters).unwrap_err(), Malformed::Fields("the fetch result"));
+    assert_eq!(
+        read(&parameters).unwrap_err(),
+        Malformed::Fields("the fetch result")
+    );
     let headers: Bytes = [0x2a, 0x00].repeat(FIELDS_LIMIT + 1).into();
-    assert_eq!(read(&headers).unwrap_err(), Malformed::Fields("the push frame"));
+    assert_eq!(
+        read(&headers).unwrap_err(),
+        Malformed::Fields("the push frame")
+    );
 }
 
 #[test]
 fn a_damaged_message_costs_none_of_the_others() {
-    let good = BaseMessage { method: "WebcastChatMessage".to_owned(), msg_id: 7, ..BaseMessage::default() };
+    let good = BaseMessage {
+        method: "WebcastChatMessage".to_owned(),
+        msg_id: 7,
+        ..BaseMessage::default()
+    };
     // A method name that is no UTF-8.
     let bad: Bytes = vec![0x0a, 0x01, 0xff].into();
     let result = FetchResult {
-        messages: vec![good.encode_to_vec().into(), bad.clone(), good.encode_to_vec().into()],
+        messages: vec![
+            good.encode_to_vec().into(),
+            bad.clone(),
+            good.encode_to_vec().into(),
+        ],
         ..FetchResult::default()
     };
     let frame = read(&msg_frame(&result.encode_to_vec())).unwrap();
@@ -168,7 +210,10 @@ fn another_encoding_is_not_guessed_at() {
         payload_type: "msg".to_owned(),
         ..PushFrame::default()
     };
-    assert_eq!(read(&frame.encode_to_vec().into()), Err(Malformed::Encoding("json".to_owned())));
+    assert_eq!(
+        read(&frame.encode_to_vec().into()),
+        Err(Malformed::Encoding("json".to_owned()))
+    );
 }
 
 fn msg_frame(payload: &[u8]) -> Bytes {
@@ -187,7 +232,11 @@ fn within_limits(bytes: &Bytes) {
         let size: usize = frame
             .messages
             .iter()
-            .map(|message| message.as_ref().map_or_else(|bad| bad.bytes.len(), |good| good.payload.len()))
+            .map(|message| {
+                message
+                    .as_ref()
+                    .map_or_else(|bad| bad.bytes.len(), |good| good.payload.len())
+            })
             .sum();
         assert!(size <= INFLATED_LIMIT.max(bytes.len()));
     }

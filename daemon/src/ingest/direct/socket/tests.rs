@@ -18,7 +18,8 @@ use crate::proto::webcast::ControlMessage;
 const ROOM: i64 = 7_301_234_567_890_123_456;
 
 fn signed() -> FetchResult {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/encoded/fetch-initial.bin");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/encoded/fetch-initial.bin");
     FetchResult::decode(&std::fs::read(path).unwrap()[..]).unwrap()
 }
 
@@ -30,9 +31,16 @@ fn the_address_has_every_parameter_once_but_for_the_version() {
     assert!(address.ends_with("&version_code=270000"), "{address}");
 
     let (_, query) = address.split_once('?').unwrap();
-    let pairs: Vec<(&str, &str)> = query.split('&').map(|pair| pair.split_once('=').unwrap()).collect();
+    let pairs: Vec<(&str, &str)> = query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap())
+        .collect();
     let params: BTreeMap<_, _> = pairs.iter().copied().collect();
-    assert_eq!(params.len() + 1, pairs.len(), "only the version comes twice");
+    assert_eq!(
+        params.len() + 1,
+        pairs.len(),
+        "only the version comes twice"
+    );
     let expected = [
         ("app_name", "tiktok_web"),
         ("app_language", "en"),
@@ -65,10 +73,19 @@ fn the_address_has_every_parameter_once_but_for_the_version() {
     for (name, value) in expected {
         assert_eq!(params.get(name), Some(&value), "{name}");
     }
-    assert!(!params.contains_key("empty"), "a route parameter without a value stays out");
+    assert!(
+        !params.contains_key("empty"),
+        "a route parameter without a value stays out"
+    );
     assert!(params["internal_ext"].starts_with("internal_src%3Adim%7Cwss_push_room_id%3A7301"));
-    assert_eq!(params["User-Agent"], utf8_percent_encode(USER_AGENT, ESCAPED).to_string());
-    assert!(params["browser_version"].starts_with("5.0%20%28Windows%20NT%2010.0%3B%20Win64%3B%20x64%29%20"));
+    assert_eq!(
+        params["User-Agent"],
+        utf8_percent_encode(USER_AGENT, ESCAPED).to_string()
+    );
+    assert!(
+        params["browser_version"]
+            .starts_with("5.0%20%28Windows%20NT%2010.0%3B%20Win64%3B%20x64%29%20")
+    );
     let rtt: u32 = params["last_rtt"].parse().unwrap();
     assert!((100..=200).contains(&rtt));
 }
@@ -76,22 +93,42 @@ fn the_address_has_every_parameter_once_but_for_the_version() {
 #[test]
 fn reserved_characters_are_escaped() {
     let mut result = signed();
-    result.route_params.insert("imprp".to_owned(), "+/= &#ä".to_owned());
+    result
+        .route_params
+        .insert("imprp".to_owned(), "+/= &#ä".to_owned());
     let address = address("1", &result, true).unwrap();
-    assert!(address.contains("&imprp=%2B%2F%3D%20%26%23%C3%A4&"), "{address}");
+    assert!(
+        address.contains("&imprp=%2B%2F%3D%20%26%23%C3%A4&"),
+        "{address}"
+    );
 }
 
 #[test]
 fn only_an_encrypted_server_is_trusted_unless_the_signer_is_a_stand_in() {
     let to = |server: &str, encrypted| {
-        address("1", &FetchResult { push_server: server.to_owned(), ..signed() }, encrypted)
+        address(
+            "1",
+            &FetchResult {
+                push_server: server.to_owned(),
+                ..signed()
+            },
+            encrypted,
+        )
     };
     assert!(to("wss://x.example/ws/", true).is_ok());
     assert!(to("ws://127.0.0.1:9/ws/", false).is_ok());
-    for (server, encrypted) in
-        [("ws://x/ws/", true), ("https://x/ws/", true), ("ws:", false), ("wss://x/?a=b", true), ("", true), ("x", true)]
-    {
-        assert!(matches!(to(server, encrypted), Err(Error::Address(_))), "{server}");
+    for (server, encrypted) in [
+        ("ws://x/ws/", true),
+        ("https://x/ws/", true),
+        ("ws:", false),
+        ("wss://x/?a=b", true),
+        ("", true),
+        ("x", true),
+    ] {
+        assert!(
+            matches!(to(server, encrypted), Err(Error::Address(_))),
+            "{server}"
+        );
     }
 }
 
@@ -99,11 +136,17 @@ fn only_an_encrypted_server_is_trusted_unless_the_signer_is_a_stand_in() {
 fn a_refused_handshake_says_why() {
     let mut headers = HeaderMap::new();
     let error = refused(400, &headers);
-    assert_eq!(error.to_string(), "handshake refused with status 400: no reason given");
+    assert_eq!(
+        error.to_string(),
+        "handshake refused with status 400: no reason given"
+    );
     headers.insert("handshake-msg", HeaderValue::from_static("DEVICE_BLOCKED"));
     headers.insert("handshake-status", HeaderValue::from_static("415"));
     let error = refused(200, &headers);
-    assert_eq!(error.to_string(), "handshake refused with status 200: DEVICE_BLOCKED (415)");
+    assert_eq!(
+        error.to_string(),
+        "handshake refused with status 200: DEVICE_BLOCKED (415)"
+    );
     assert_eq!(error.reason(), "handshake_refused");
 }
 
@@ -120,7 +163,8 @@ impl Sink for Tape {
         if *self.away.borrow() {
             return Err(bus::Error::Address);
         }
-        self.envelopes.send_modify(|all| all.extend_from_slice(envelopes));
+        self.envelopes
+            .send_modify(|all| all.extend_from_slice(envelopes));
         Ok(())
     }
 
@@ -144,21 +188,40 @@ struct Stage {
 impl Stage {
     async fn new(first: Parcel) -> Self {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let limits = WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(FRAME_LIMIT));
+        let limits = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_LIMIT))
+            .max_frame_size(Some(FRAME_LIMIT));
         let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(limits)).await;
         let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
         let (redis_away, away) = watch::channel(false);
-        let tape = Tape { away, envelopes: watch::Sender::default(), letters: watch::Sender::default() };
+        let tape = Tape {
+            away,
+            envelopes: watch::Sender::default(),
+            letters: watch::Sender::default(),
+        };
         let outbox = Outbox::new(tape.clone());
         let (outlet, stop) = (outbox.outlet(), CancellationToken::new());
         let told = stop.clone();
         let client = tokio::spawn(async move {
             let mut session = Session::new(ROOM.to_string(), None, now());
-            let connection = Connection { socket, room_id: ROOM, beats: 0 };
-            let end = connection.run(&mut session, first, &outlet, Duration::from_secs(60), &told).await;
+            let connection = Connection {
+                socket,
+                room_id: ROOM,
+                beats: 0,
+            };
+            let end = connection
+                .run(&mut session, first, &outlet, Duration::from_mins(1), &told)
+                .await;
             (end, session)
         });
-        Self { server, client, redis_away, tape, stop, _outbox: outbox }
+        Self {
+            server,
+            client,
+            redis_away,
+            tape,
+            stop,
+            _outbox: outbox,
+        }
     }
 
     /// The next frame of the client.
@@ -194,7 +257,9 @@ impl Stage {
     async fn published(&self, count: usize) -> Vec<String> {
         let mut envelopes = self.tape.envelopes.subscribe();
         let all = envelopes.wait_for(|all| all.len() >= count).await.unwrap();
-        all.iter().filter_map(|envelope| envelope.msg_id.clone()).collect()
+        all.iter()
+            .filter_map(|envelope| envelope.msg_id.clone())
+            .collect()
     }
 
     async fn end(self) -> (End, Session) {
@@ -213,7 +278,10 @@ fn chat(msg_id: i64, bytes: usize) -> BaseMessage {
 
 fn frame_of(log_id: i64, messages: &[BaseMessage]) -> Bytes {
     let result = FetchResult {
-        messages: messages.iter().map(|message| message.encode_to_vec().into()).collect(),
+        messages: messages
+            .iter()
+            .map(|message| message.encode_to_vec().into())
+            .collect(),
         internal_ext: format!("ext-{log_id}"),
         need_ack: true,
         ..FetchResult::default()
@@ -239,8 +307,17 @@ async fn it_enters_beats_and_acknowledges() {
     for number in 1..=4 {
         let beat = stage.heard().await;
         assert_eq!(beat.payload_type, "hb");
-        assert_eq!(Heartbeat::decode(beat.payload).unwrap(), Heartbeat { room_id: ROOM, send_packet_seq_id: number });
-        assert_eq!(begun.elapsed().as_secs(), u64::try_from(number - 1).unwrap() * 10);
+        assert_eq!(
+            Heartbeat::decode(beat.payload).unwrap(),
+            Heartbeat {
+                room_id: ROOM,
+                send_packet_seq_id: number
+            }
+        );
+        assert_eq!(
+            begun.elapsed().as_secs(),
+            u64::try_from(number - 1).unwrap() * 10
+        );
     }
     stage.say_chat(7).await;
     let ack = stage.heard_but_heartbeats().await;
@@ -249,7 +326,13 @@ async fn it_enters_beats_and_acknowledges() {
     assert_eq!(stage.published(1).await, ["7"]);
     stage.stop.cancel();
     let (end, session) = stage.end().await;
-    assert_eq!(end, End { reason: "shutdown", ..End::default() });
+    assert_eq!(
+        end,
+        End {
+            reason: "shutdown",
+            ..End::default()
+        }
+    );
     assert_eq!(session.counts().messages, 1);
 }
 
@@ -272,7 +355,7 @@ async fn while_redis_is_away_it_beats_and_stops_reading_and_loses_nothing() {
     // Reading has stopped for minutes, and heartbeats go on.
     let begun = Instant::now();
     let mut beats = 0;
-    while begun.elapsed() < Duration::from_secs(300) {
+    while begun.elapsed() < Duration::from_mins(5) {
         beats += u32::from(stage.heard().await.payload_type == "hb");
     }
     assert!(beats >= 29, "{beats}");
@@ -288,7 +371,10 @@ async fn silence_of_a_minute_is_the_end() {
     stage.say_chat(1).await;
     tokio::time::sleep(Duration::from_secs(50)).await;
     // Any frame is a sign of life, also an answer to a heartbeat.
-    let answer = PushFrame { payload_type: "hb".to_owned(), ..PushFrame::default() };
+    let answer = PushFrame {
+        payload_type: "hb".to_owned(),
+        ..PushFrame::default()
+    };
     stage.say(answer.encode_to_vec().into()).await;
     let begun = Instant::now();
     let (end, _) = stage.end().await;
@@ -301,12 +387,22 @@ async fn what_came_before_a_close_is_published() {
     for id in 1..=20 {
         stage.say_chat(id).await;
     }
-    let frame = CloseFrame { code: 1011.into(), reason: "payload_handler_hb".into() };
+    let frame = CloseFrame {
+        code: 1011.into(),
+        reason: "payload_handler_hb".into(),
+    };
     stage.server.close(Some(frame)).await.unwrap();
     assert_eq!(stage.published(20).await.len(), 20);
     let (end, _) = stage.end().await;
     let detail = Some("payload_handler_hb".to_owned());
-    assert_eq!(end, End { reason: "closed", close_code: Some(1011), detail });
+    assert_eq!(
+        end,
+        End {
+            reason: "closed",
+            close_code: Some(1011),
+            detail
+        }
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,14 +418,19 @@ async fn a_connection_that_breaks_off_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_broadcast_ends_the_session_after_what_is_on_its_way() {
     let mut stage = Stage::new(Parcel::default()).await;
-    let end = ControlMessage { action: 3, ..ControlMessage::default() };
+    let end = ControlMessage {
+        action: 3,
+        ..ControlMessage::default()
+    };
     let control = BaseMessage {
         method: "WebcastControlMessage".to_owned(),
         msg_id: 2,
         payload: end.encode_to_vec().into(),
         ..BaseMessage::default()
     };
-    stage.say(frame_of(1, &[chat(1, 10), control, chat(3, 10)])).await;
+    stage
+        .say(frame_of(1, &[chat(1, 10), control, chat(3, 10)]))
+        .await;
     stage.say_chat(4).await;
     assert_eq!(stage.published(4).await, ["1", "2", "3", "4"]);
     let begun = Instant::now();
@@ -353,14 +454,21 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_next_frame_is_read() 
         assert_eq!(payload["streamId"], ROOM.to_string());
     }
     let payload: serde_json::Value = serde_json::from_str(&letters[0].payload).unwrap();
-    assert_eq!(STANDARD.decode(payload["frame"].as_str().unwrap()).unwrap(), b"\xff\xff\xff garbage");
+    assert_eq!(
+        STANDARD.decode(payload["frame"].as_str().unwrap()).unwrap(),
+        b"\xff\xff\xff garbage"
+    );
 
     for _ in 0..DEAD_LETTERS + 20 {
         stage.say(Bytes::from_static(b"\xff")).await;
     }
     stage.say_chat(2).await;
     stage.published(2).await;
-    assert_eq!(stage.tape.letters.borrow().len() as u64, DEAD_LETTERS, "garbage does not flood the dead letters");
+    assert_eq!(
+        stage.tape.letters.borrow().len() as u64,
+        DEAD_LETTERS,
+        "garbage does not flood the dead letters"
+    );
     stage.stop.cancel();
     assert_eq!(stage.end().await.1.counts().malformed, DEAD_LETTERS + 22);
 }
@@ -368,7 +476,13 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_next_frame_is_read() 
 #[tokio::test(start_paused = true)]
 async fn a_message_beyond_the_limit_ends_the_connection() {
     let mut stage = Stage::new(Parcel::default()).await;
-    let _ = timeout(Duration::from_secs(5), stage.server.send(Message::Binary(vec![0; FRAME_LIMIT + 1].into()))).await;
+    let _ = timeout(
+        Duration::from_secs(5),
+        stage
+            .server
+            .send(Message::Binary(vec![0; FRAME_LIMIT + 1].into())),
+    )
+    .await;
     let (end, _) = stage.end().await;
     assert_eq!(end.reason, "protocol");
 }

@@ -11,7 +11,9 @@ import { EVENT_TYPES, type UnifiedEvent } from "../../../api/event";
 import { describe as inWords } from "../describe";
 import { EventRow } from "./EventRow";
 
-const valid = new Ajv2020({ strict: false, validateFormats: false, allErrors: true }).compile(schema);
+const valid = new Ajv2020({ strict: false, validateFormats: false, allErrors: true }).compile(
+  schema,
+);
 const maker = new EventMaker({ streamId: "7300000000000000001" });
 const ALICE = {
   userId: "1",
@@ -26,7 +28,7 @@ afterEach(cleanup);
 function show(type: string, payload: object, user: object | null = ALICE, expanded = false) {
   const event = maker.event(type, { rawType: "WebcastX", ...payload }, { user }) as UnifiedEvent;
   if (!valid(event)) throw new Error(JSON.stringify(valid.errors, null, 2));
-  const onToggle = vi.fn();
+  const onToggle = vi.fn<(n: number) => void>();
   const { container } = render(
     <EventRow n={7} event={event} expanded={expanded} onToggle={onToggle} />,
   );
