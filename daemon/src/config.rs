@@ -127,4 +127,27 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+    /// The README's table and `.env.example` name every variable, and none that does not exist.
+    #[test]
+    fn every_variable_is_documented() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+        let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
+        let mut known = std::collections::BTreeSet::new();
+        let cli = Cli::command();
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            for variable in command.get_arguments().filter_map(clap::Arg::get_env) {
+                known.insert(variable.to_str().unwrap().to_owned());
+            }
+        }
+        assert!(known.len() > 15, "{known:?}");
+        for variable in &known {
+            assert!(readme.contains(&format!("| `{variable}` |")), "README.md lacks {variable}");
+            assert!(example.contains(&format!("\n#{variable}=")), ".env.example lacks {variable}");
+        }
+        let documented = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        for (variable, _) in documented.filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')) {
+            assert!(known.contains(variable), "README.md names {variable}, which nobody reads");
+        }
+    }
 }

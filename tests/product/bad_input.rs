@@ -109,16 +109,13 @@ async fn bad_frames_and_messages_cost_nothing_but_themselves() {
         .iter()
         .filter(|letter| letter["stage"] == "normalizer")
         .collect();
-    let dead: Vec<i64> = of_messages
+    let dead: Vec<(String, i64)> = of_messages
         .iter()
         .map(|letter| {
             let original: Value =
                 serde_json::from_str(&letter["payload"]).expect("the entry as JSON");
-            original["seqNo"]
-                .as_str()
-                .expect("a field")
-                .parse()
-                .expect("a number")
+            let field = |name: &str| original[name].as_str().expect("a field").to_owned();
+            (field("streamId"), field("seqNo").parse().expect("a number"))
         })
         .collect();
     check_all_but(&rows, &dead);

@@ -84,15 +84,13 @@ impl Product {
             .chain(settings.iter().copied())
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let mut product = Self {
+        Self {
             upstream,
             stores,
             log: Log::default(),
             settings,
             daemon: None,
-        };
-        product.start_daemon();
-        product
+        }
     }
 
     /// Makes the tables, as the first start of a daemon would.
@@ -107,6 +105,7 @@ impl Product {
 
     /// Starts the daemon (again).
     pub(crate) fn start_daemon(&mut self) {
+        assert!(self.daemon.is_none(), "one is running already");
         self.daemon = Some(Daemon::start(&self.settings, &self.log).expect("the daemon starts"));
     }
 

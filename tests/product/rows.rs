@@ -75,8 +75,8 @@ pub(crate) fn check_all(rows: &[Row]) {
     check_all_but(rows, &[]);
 }
 
-/// The same where messages with these numbers are known to be dead letters.
-pub(crate) fn check_all_but(rows: &[Row], dead: &[i64]) {
+/// The same where these messages (room, number) are known to be dead letters.
+pub(crate) fn check_all_but(rows: &[Row], dead: &[(String, i64)]) {
     let schema =
         std::fs::read(xtask::project::root().join("docs/contracts/unified-event.v1.schema.json"))
             .expect("the committed schema");
@@ -85,7 +85,7 @@ pub(crate) fn check_all_but(rows: &[Row], dead: &[i64]) {
 
     let mut ids = HashSet::new();
     let mut message_ids = HashSet::new();
-    let mut sessions: HashMap<Uuid, Vec<i64>> = HashMap::new();
+    let mut sessions: HashMap<(Uuid, &str), Vec<i64>> = HashMap::new();
     for row in rows {
         let event = &row.event;
         let errors: Vec<_> = schema
@@ -114,11 +114,18 @@ pub(crate) fn check_all_but(rows: &[Row], dead: &[i64]) {
             let unique = message_ids.insert((row.stream_id.clone(), id));
             assert!(unique, "message {id} is there twice: {event:#}");
         }
-        sessions.entry(row.session_id).or_default().push(row.seq_no);
+        sessions
+            .entry((row.session_id, &row.stream_id))
+            .or_default()
+            .push(row.seq_no);
     }
-    for (session, mut numbers) in sessions {
+    for ((session, room), mut numbers) in sessions {
         let known = numbers.iter().min().copied()..=numbers.iter().max().copied();
-        numbers.extend(dead.iter().filter(|number| known.contains(&Some(**number))));
+        let dead = dead
+            .iter()
+            .filter(|(of, _)| of == room)
+            .map(|(_, number)| *number);
+        numbers.extend(dead.filter(|number| known.contains(&Some(*number))));
         numbers.sort_unstable();
         let contiguous = numbers.windows(2).all(|pair| pair[1] == pair[0] + 1);
         assert!(

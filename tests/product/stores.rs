@@ -13,12 +13,16 @@ use std::{
 
 use anyhow::Context;
 use redis::AsyncCommands;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::NoTls;
 use url::Url;
 use xtask::servers::{Durability, PrivatePostgres, PrivateRedis};
 
 static SHARED: OnceLock<PrivatePostgres> = OnceLock::new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
+/// `cargo test` runs all tests of this process at once: more than two whole products are too much
+/// for a small machine.
+static SEATS: Semaphore = Semaphore::const_new(2);
 
 /// The stores of one test.
 pub(crate) struct Stores {
@@ -28,6 +32,7 @@ pub(crate) struct Stores {
     pub(crate) postgres: Option<PrivatePostgres>,
     redis_url: String,
     database_url: String,
+    _seat: SemaphorePermit<'static>,
 }
 
 /// An entry of a Redis stream.
@@ -44,6 +49,7 @@ pub(crate) struct Group {
 impl Stores {
     /// An empty Redis, and an empty database in the shared Postgres.
     pub(crate) async fn start() -> Self {
+        let seat = SEATS.acquire().await.expect("never closed");
         let (redis, server_url) = blocking(|| {
             let redis = PrivateRedis::temporary(Durability::Fast)?;
             let shared = SHARED.get_or_init(|| {
@@ -68,11 +74,13 @@ impl Stores {
             postgres: None,
             redis_url,
             database_url: url.into(),
+            _seat: seat,
         }
     }
 
     /// Servers of its own for a test that stops and kills them; what they say is kept, they keep.
     pub(crate) async fn own() -> Self {
+        let seat = SEATS.acquire().await.expect("never closed");
         let (redis, postgres) = blocking(|| {
             Ok((
                 PrivateRedis::temporary(Durability::Safe)?,
@@ -86,6 +94,7 @@ impl Stores {
             postgres: Some(postgres),
             redis_url,
             database_url,
+            _seat: seat,
         }
     }
 

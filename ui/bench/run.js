@@ -16,6 +16,7 @@ import { openBrowser } from "./browser.js";
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 20);
 const PER_MINUTE = Number(process.env.BENCH_PER_MINUTE ?? 10_000);
 const STORED = 50_000;
+const SCROLLED = 3_000;
 const STREAM = "7300000000000000001";
 /** A frame is 16.7 ms; one that takes longer than this was late for the next one. */
 const LATE_FRAME_MS = 25;
@@ -53,8 +54,16 @@ try {
   await counted(page, sent);
 
   await page.mouse.move(500, 500);
-  await page.mouse.wheel(0, -3_000);
+  await page.mouse.wheel(0, -SCROLLED);
   await page.getByRole("button", { name: "Resume" }).waitFor();
+  const below = await page
+    .locator(".feed-scroller")
+    .evaluate(
+      ({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight,
+    );
+  // Fifty thousand rows have come above; the reader is where the wheel has led, give or take the
+  // difference between estimated and measured rows.
+  if (Math.abs(below - SCROLLED) > 300) failures.push(`reading: the pause led ${below} px up`);
   const before = await page.locator(".feed-scroller").evaluate((element) => element.scrollTop);
   judge("reading", await phase(page, cdp));
   const after = await page.locator(".feed-scroller").evaluate((element) => element.scrollTop);

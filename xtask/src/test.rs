@@ -51,8 +51,11 @@ pub fn run(options: &Options) -> Result<()> {
         }))?;
     }
     note(progress::step("testing the Rust workspace", || {
-        test_workspace(options.filter.as_deref(), &mut counts)
+        test_rust(options.filter.as_deref(), &mut counts)
     }))?;
+    if failures.is_empty() && counts.passed == 0 {
+        failures.push("no test has that name".to_owned());
+    }
 
     for failure in &failures {
         progress::line(&format!(
@@ -86,33 +89,51 @@ fn set_up() -> Result<()> {
     })
 }
 
+/// The workspace, and the Worker's unit tests, which run natively; by themselves, because the
+/// Worker's features are for another target.
+const PACKAGES: [&[&str]; 2] = [
+    &["--workspace", "--exclude", "edge"],
+    &["--package", "edge"],
+];
+
 /// By cargo-nextest where it is installed (each test in a process of its own), else by `cargo
 /// test`. Both must pass.
-fn test_workspace(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
-    let workspace = ["--workspace", "--exclude", "edge"];
-    let mut command = Command::new(project::cargo());
-    command.current_dir(project::root());
+fn test_rust(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     let nextest = project::in_path("cargo-nextest").is_some();
-    if nextest {
+    let cargo = |arguments: &[&str], packages: &[&str]| {
+        let mut command = Command::new(project::cargo());
         command
-            .args(["nextest", "run", "--no-fail-fast"])
-            .args(workspace);
-        command.args(filter);
-        counted("test", command, counts)?;
-        if filter.is_some() {
-            return Ok(());
-        }
-        // nextest leaves out the examples in the documentation.
-        let mut examples = Command::new(project::cargo());
-        examples
             .current_dir(project::root())
-            .args(["test", "--quiet", "--doc"])
-            .args(workspace);
-        return counted("doc", examples, counts);
+            .args(arguments)
+            .args(packages);
+        command
+    };
+    let mut failed = None;
+    for packages in PACKAGES {
+        let mut command = if nextest {
+            // With a filter, most packages have nothing to run.
+            cargo(
+                &["nextest", "run", "--no-fail-fast", "--no-tests", "pass"],
+                packages,
+            )
+        } else {
+            cargo(&["test", "--no-fail-fast"], packages)
+        };
+        command.args(filter);
+        if let Err(error) = counted("test", command, counts) {
+            processes::check_stopping()?;
+            failed = failed.or(Some(error));
+        }
     }
-    command.args(["test", "--no-fail-fast"]).args(workspace);
-    command.args(filter);
-    counted("test", command, counts)
+    if nextest && filter.is_none() {
+        // nextest leaves out the examples in the documentation.
+        let examples = cargo(&["test", "--quiet", "--doc"], PACKAGES[0]);
+        if let Err(error) = counted("doc", examples, counts) {
+            processes::check_stopping()?;
+            failed = failed.or(Some(error));
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// Runs a test command, shows its lines and adds up what it says.

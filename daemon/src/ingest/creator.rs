@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::direct::room::{self, Room, Sighting};
-use super::direct::sign;
-use super::direct::socket::{self, Connection};
-use super::direct::{self, Direct, Pass};
+use super::direct::socket::Connection;
+use super::direct::{self, Direct, Pass, dial};
+use super::failure::Failure;
 use super::options::Policy;
 use super::outbox::{Outlet, Parcel};
 use super::reconnect::{Reconnect, at_least};
@@ -28,9 +28,6 @@ use crate::bus::{Bus, CreatorStatus};
 
 /// Between two tries to ask Redis for a room's numbers.
 const REDIS_RETRY: Duration = Duration::from_secs(1);
-/// The pause after being blocked in front of the sign server, doubled each time.
-const BLOCKED_FIRST: Duration = Duration::from_mins(5);
-const BLOCKED_LONGEST: Duration = Duration::from_hours(1);
 /// For so long after a connection its room is taken as running when TikTok does not let us look.
 const TRUSTED_FOR: Duration = Duration::from_mins(10);
 
@@ -62,27 +59,6 @@ enum Outcome {
     Dropped,
     /// It failed.
     Failed(Failure),
-}
-
-/// A failed attempt.
-struct Failure {
-    reason: &'static str,
-    detail: String,
-    stream_id: Option<String>,
-    pause: Pause,
-}
-
-/// When to try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
-    /// By the reconnect policy.
-    Policy,
-    /// By the reconnect policy, and not before.
-    AtLeast(Duration),
-    /// Much later.
-    Long,
-    /// Not at all: only another configuration can help.
-    Never,
 }
 
 impl Creator {
@@ -145,7 +121,7 @@ impl Creator {
             Ok(Sighting::Live(room)) => room,
             Ok(Sighting::Offline) => return Outcome::Waiting("offline"),
             Ok(Sighting::NeverLive) => return Outcome::Waiting("never_live"),
-            Ok(Sighting::UnknownUser) => return Outcome::Failed(self.unknown_user()),
+            Ok(Sighting::UnknownUser) => return Outcome::Failed(Failure::unknown_user()),
             Err(error) => match self.trusted.take() {
                 Some((room, since)) if unclear(&error) && since.elapsed() < TRUSTED_FOR => {
                     tracing::warn!(creator = self.name, stage = "ingest", stream_id = room.id, %error,
@@ -185,7 +161,7 @@ impl Creator {
         self.open_session(&room.id, stop).await?;
         let pass = match stop.run_until_cancelled(self.direct.sign(room)).await? {
             Ok(pass) => pass,
-            Err(error) => return Some(Err(sign_failure(&error, room))),
+            Err(error) => return Some(Err(Failure::to_sign(&error, room))),
         };
         self.open_session(&pass.room_id, stop).await?;
         match stop
@@ -195,12 +171,7 @@ impl Creator {
             Ok(connection) => Some(Ok((pass, connection))),
             Err(error) => {
                 self.renew_visitor(&error);
-                Some(Err(Failure {
-                    reason: error.reason(),
-                    detail: error.to_string(),
-                    stream_id: Some(pass.room_id),
-                    pause: Pause::Policy,
-                }))
+                Some(Err(Failure::to_dial(&error, pass.room_id)))
             }
         }
     }
@@ -218,7 +189,7 @@ impl Creator {
             return Outcome::Stopped;
         };
         let attempt = self.reconnect.failures() + 1;
-        let reason = if session.is_again() || attempt > 1 {
+        let reason = if session.is_again() {
             "reconnect"
         } else {
             "start"
@@ -285,14 +256,7 @@ impl Creator {
                 );
                 Outcome::Dropped
             }
-            reason => Outcome::Failed(Failure {
-                reason,
-                detail: end
-                    .detail
-                    .unwrap_or_else(|| "no message arrived".to_owned()),
-                stream_id: Some(stream_id.to_owned()),
-                pause: Pause::Policy,
-            }),
+            _ => Outcome::Failed(Failure::to_deliver(end, stream_id.to_owned())),
         }
     }
 
@@ -331,38 +295,18 @@ impl Creator {
 
     /// A look that shows nothing. Where it shows at least the room, that is an event there.
     async fn failed_look(&mut self, error: &room::Error, stop: &CancellationToken) -> Outcome {
-        let reason = error.reason();
-        let pause = if reason == "unresolved" {
-            Pause::Policy
-        } else {
-            Pause::AtLeast(self.policy.poll)
+        let failure = Failure::to_look(error);
+        let Some(id) = failure.stream_id.clone() else {
+            return Outcome::Failed(failure);
         };
-        let failure = |stream_id| Failure {
-            reason,
-            detail: error.to_string(),
-            stream_id,
-            pause,
-        };
-        let room::Error::AgeRestricted(id) = error else {
-            return Outcome::Failed(failure(None));
-        };
-        if self.open_session(id, stop).await.is_none() {
+        if self.open_session(&id, stop).await.is_none() {
             return Outcome::Stopped;
         }
         let room = Room {
-            id: id.clone(),
+            id,
             ..Room::default()
         };
-        Outcome::Failed(self.publish_failure(&room, failure(Some(id.clone()))))
-    }
-
-    fn unknown_user(&self) -> Failure {
-        Failure {
-            reason: "unknown_user",
-            detail: "TikTok knows nobody of this name".to_owned(),
-            stream_id: None,
-            pause: Pause::AtLeast(self.policy.poll),
-        }
+        Outcome::Failed(self.publish_failure(&room, failure))
     }
 
     /// The failure of an attempt as an event of its room.
@@ -380,8 +324,8 @@ impl Creator {
     }
 
     /// TikTok has blocked this visitor: come again as another one.
-    fn renew_visitor(&mut self, error: &socket::Error) {
-        if let socket::Error::Refused { message, .. } = error
+    fn renew_visitor(&mut self, error: &dial::Error) {
+        if let dial::Error::Refused { message, .. } = error
             && message.contains("DEVICE_BLOCKED")
             && let Ok(direct) = Direct::new(self.shared.clone())
         {
@@ -410,15 +354,9 @@ impl Creator {
     /// Logs and shows a failure, and says when to try again; `None`: never.
     fn fail(&mut self, failure: &Failure) -> Option<Duration> {
         self.waiting = None;
-        let policy = self.reconnect.failed();
+        let pause = failure.pause(&mut self.reconnect, self.policy.poll);
         let attempt = self.reconnect.failures();
         let (reason, stream_id) = (failure.reason, failure.stream_id.as_deref());
-        let pause = match (failure.pause, policy) {
-            (Pause::Never, _) | (_, None) => None,
-            (Pause::Policy, Some(pause)) => Some(pause),
-            (Pause::AtLeast(least), Some(pause)) => Some(pause.max(at_least(least))),
-            (Pause::Long, Some(_)) => Some(self.reconnect.pause(BLOCKED_FIRST, BLOCKED_LONGEST)),
-        };
         let detail = &failure.detail;
         if let Some(pause) = pause {
             tracing::warn!(
@@ -492,25 +430,6 @@ impl Creator {
 /// Whether a look failed without showing anything, so that the room may well be there.
 fn unclear(error: &room::Error) -> bool {
     matches!(error, room::Error::Unresolved { .. })
-}
-
-fn sign_failure(error: &sign::Error, room: &Room) -> Failure {
-    let pause = match error {
-        sign::Error::Limited { wait, .. }
-        | sign::Error::Failed {
-            wait: Some(wait), ..
-        } => Pause::AtLeast(*wait),
-        sign::Error::Refused { .. } => Pause::Never,
-        sign::Error::Blocked => Pause::Long,
-        _ => Pause::Policy,
-    };
-    let stream_id = Some(room.id.clone());
-    Failure {
-        reason: error.reason(),
-        detail: error.to_string(),
-        stream_id,
-        pause,
-    }
 }
 
 fn now() -> Timestamp {

@@ -6,7 +6,7 @@
 //!
 //! In the order of the data: [`options`] says whom to follow, [`creator`] is one task for each,
 //! [`direct`] speaks TikTok's protocol, [`session`] numbers the messages, [`outbox`] publishes
-//! them; [`reconnect`] and [`status`] beside.
+//! them; [`failure`], [`reconnect`] and [`status`] beside.
 //!
 //! On a crash the messages of the last moments are lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
@@ -14,6 +14,7 @@
 
 mod creator;
 mod direct;
+mod failure;
 mod options;
 mod outbox;
 mod reconnect;

@@ -112,6 +112,11 @@ pub enum Invalid {
     /// The proxy's address cannot be used; it is not repeated, for it may hold a password.
     #[error("UPSTREAM_PROXY: {0}")]
     Proxy(&'static str),
+    /// The key would be readable on its way.
+    #[error(
+        "EULER_API_URL: with EULER_API_KEY only https:// or a loopback address, the key would travel in the clear"
+    )]
+    KeyInClear,
     /// The key cannot be sent.
     #[error("EULER_API_KEY: not a key, it has characters that no header may have")]
     Key,
@@ -136,6 +141,9 @@ impl Options {
                 .all(|byte| byte.is_ascii_graphic())
         {
             return Err(Invalid::Key);
+        }
+        if key.is_some() && !is_private(&self.euler_api_url) {
+            return Err(Invalid::KeyInClear);
         }
         let proxy = self.upstream_proxy.filter(filled);
         Ok(Settings {
@@ -164,6 +172,17 @@ impl Options {
 fn is_tiktok(url: &Url) -> bool {
     url.host_str()
         .is_some_and(|host| host == "tiktok.com" || host.ends_with(".tiktok.com"))
+}
+
+/// Whether nobody can read along on the way.
+fn is_private(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "https" || loopback
 }
 
 fn provider(name: &str) -> Result<&'static str, String> {
@@ -299,6 +318,15 @@ mod tests {
             (
                 &["--upstream-proxy", "ftp://hunter2@x:1"],
                 "UPSTREAM_PROXY: ",
+            ),
+            (
+                &[
+                    "--euler-api-key",
+                    "x",
+                    "--euler-api-url",
+                    "http://sign.example",
+                ],
+                "EULER_API_URL",
             ),
             (&["--euler-api-key", "two words"], "EULER_API_KEY"),
         ] {

@@ -107,9 +107,9 @@ mod tests {
         let (mut early, mut late) = (0, 0);
         for _ in 0..1_000 {
             if jittered(second) < second {
-                early += 1
+                early += 1;
             } else {
-                late += 1
+                late += 1;
             }
             assert!(at_least(second) >= second && at_least(second) <= second.mul_f64(1.2));
         }

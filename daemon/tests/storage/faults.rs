@@ -90,6 +90,50 @@ async fn redelivery_changes_nothing() {
     assert!(rig.dead_letters().await.is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_the_commit_and_the_acknowledgement_counts_once() {
+    let rig = Rig::new().await;
+    let events = show(3, 300);
+    // It has read them and cannot store them yet.
+    let lock = rig.client().await;
+    lock.batch_execute("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    rig.publish(&events).await;
+    let running = rig.start(rig.options());
+    poll("all are read", async || {
+        (rig.pending().await == events.len()).then_some(())
+    })
+    .await;
+    // It can store them and cannot acknowledge them.
+    let mut redis = rig.redis().await;
+    let client = |words: &[&str]| redis::cmd("CLIENT").arg(words).to_owned();
+    client(&["PAUSE", "60000", "WRITE"])
+        .exec_async(&mut redis)
+        .await
+        .unwrap();
+    lock.batch_execute("COMMIT").await.unwrap();
+    poll("all are stored", async || {
+        let stored: i64 = rig.one("SELECT count(*) FROM events").await;
+        (usize::try_from(stored).unwrap() == events.len()).then_some(())
+    })
+    .await;
+    running.crash().await;
+    client(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .exec_async(&mut redis)
+        .await
+        .unwrap();
+    client(&["UNPAUSE"]).exec_async(&mut redis).await.unwrap();
+    assert_eq!(rig.pending().await, events.len(), "none is acknowledged");
+
+    let before = rig.snapshot().await;
+    let running = rig.start(rig.options());
+    rig.settled().await;
+    running.stop().await;
+    assert!(rig.snapshot().await == before);
+    assert_complete(&rig, &events).await;
+}
+
 /// Pending entries of a crashed writer are taken up by the same name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_anywhere_loses_nothing_and_counts_nothing_twice() {
@@ -273,15 +317,7 @@ async fn the_stream_is_drained_on_stop() {
     let events = show(1, 50);
     rig.publish(&events[..10]).await;
     // It has taken the first ones and waits for more.
-    poll("taken", async || {
-        let groups: redis::streams::StreamInfoGroupsReply = redis::cmd("XINFO")
-            .arg(&["GROUPS", "ttlc:events"])
-            .query_async(&mut rig.redis().await)
-            .await
-            .ok()?;
-        (groups.groups.first()?.pending == 10).then_some(())
-    })
-    .await;
+    poll("taken", async || (rig.pending().await == 10).then_some(())).await;
     rig.publish(&events[10..]).await;
     running.stop().await;
     assert_complete(&rig, &events).await;

@@ -132,6 +132,17 @@ impl Rig {
             .unwrap();
     }
 
+    /// How many entries are read and not acknowledged.
+    pub(crate) async fn pending(&self) -> usize {
+        let groups: Result<redis::streams::StreamInfoGroupsReply, _> = redis::cmd("XINFO")
+            .arg(&["GROUPS", "ttlc:events"])
+            .query_async(&mut self.redis().await)
+            .await;
+        groups.map_or(0, |groups| {
+            groups.groups.iter().map(|group| group.pending).sum()
+        })
+    }
+
     /// Waits until the group has acknowledged every entry of the stream.
     pub(crate) async fn settled(&self) {
         poll("every entry is acknowledged", async || {

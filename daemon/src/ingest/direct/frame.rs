@@ -51,7 +51,10 @@ pub(in crate::ingest) enum Malformed {
     /// More headers or parameters than any frame has.
     #[error("{0} has more than {FIELDS_LIMIT} fields")]
     Fields(&'static str),
-    /// Neither protobuf nor empty.
+    /// TikTok never sends text.
+    #[error("a text message")]
+    Text,
+    /// Not protobuf.
     #[error("payload encoding {0:?}")]
     Encoding(String),
 }

@@ -1,10 +1,11 @@
 //! The provider `direct`: TikTok's webcast protocol, spoken by ourselves.
 //!
 //! In the order of a connection: [`room`] finds the room of a name, [`sign`] has it signed,
-//! [`socket`] opens the connection and reads it with [`frame`]. [`device`] is the browser that we
+//! [`dial`] opens the connection, [`socket`] reads it with [`frame`]. [`device`] is the browser that we
 //! are towards TikTok; [`http`] and [`proxy`] are the ways there.
 
 mod device;
+pub(super) mod dial;
 mod frame;
 mod http;
 pub(super) mod proxy;
@@ -19,10 +20,11 @@ use rustls_platform_verifier::ConfigVerifierExt as _;
 use url::Url;
 
 use self::device::Device;
+use self::dial::Dialer;
 use self::proxy::Proxy;
 use self::room::{Lookout, Room, Sighting};
 use self::sign::{Signed, Signer};
-use self::socket::{Connection, Dialer};
+use self::socket::Connection;
 use super::options::Upstream;
 use super::outbox::Parcel;
 use super::session::Session;
@@ -95,16 +97,16 @@ impl Direct {
     }
 
     /// Opens the connection; a pass is good for one.
-    pub(super) async fn connect(&self, pass: &Pass) -> Result<Connection, socket::Error> {
+    pub(super) async fn connect(&self, pass: &Pass) -> Result<Connection, dial::Error> {
         if !self.device.set_cookie(&pass.signed.cookie) {
-            return Err(socket::Error::Address("its cookie is none"));
+            return Err(dial::Error::Address("its cookie is none"));
         }
         let room_id = pass
             .room_id
             .parse()
-            .map_err(|_| socket::Error::Address("its room id is too large"))?;
+            .map_err(|_| dial::Error::Address("its room id is too large"))?;
         let encrypted = self.shared.signer.is_encrypted();
-        let address = socket::address(&pass.room_id, &pass.signed.result, encrypted)?;
+        let address = dial::address(&pass.room_id, &pass.signed.result, encrypted)?;
         let dialer = Dialer {
             proxy: self.shared.proxy.clone(),
             tls: self.shared.tls.clone(),

@@ -25,7 +25,7 @@ pub(in crate::ingest) struct Proxy {
     kind: Kind,
     host: String,
     port: u16,
-    login: Option<(String, SecretString)>,
+    login: Option<(SecretString, SecretString)>,
     /// For the HTTP client.
     url: SecretString,
 }
@@ -116,7 +116,7 @@ impl Proxy {
         };
         let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
         if let Some((user, password)) = &self.login {
-            let login = STANDARD.encode(format!("{user}:{}", password.expose_secret()));
+            let login = STANDARD.encode(format!("{}:{}", user.expose_secret(), password.expose_secret()));
             request.push_str("Proxy-Authorization: Basic ");
             request.push_str(&login);
             request.push_str("\r\n");

@@ -197,7 +197,7 @@ impl Lookout<'_> {
                 ..room
             })),
             Err(fault) => {
-                tracing::debug!(stream_id = room.id, %fault, "room info gave no answer");
+                tracing::debug!(stage = "ingest", stream_id = room.id, %fault, "room info gave no answer");
                 Ok(Sighting::Live(room))
             }
         }

@@ -149,6 +149,7 @@ impl Signer {
             .map_err(|error| Error::Unreachable(http::describe(&error)))?;
         let (status, headers) = (response.status(), response.headers().clone());
         tracing::debug!(
+            stage = "ingest",
             stream_id = room_id,
             status = status.as_u16(),
             request_id = text(&headers, "x-request-id").map(tame),

@@ -1,13 +1,12 @@
-//! One WebSocket connection to a room, from the handshake to its end.
+//! The life of one WebSocket connection to a room, from entering to its end.
 //!
-//! In: a signed address. Out: the room's messages as parcels in the outbox, and an [`End`] that
+//! In: an open connection. Out: the room's messages as parcels in the outbox, and an [`End`] that
 //! says why it is over. On receipt a frame is acknowledged, then handed on: an acknowledgement
 //! confirms receipt, not processing. While the outbox is full reading pauses and heartbeats go on.
 //! A frame that cannot be read goes to the dead letters, and the next one is read. Frames that
 //! arrived before a close are processed, since all is read in order (protocol sheet §3, §4).
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,32 +14,22 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::Timestamp as Clock;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rand::Rng as _;
 use shared::time::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use super::device::{BROWSER, USER_AGENT, browser_name_and_version};
+use super::dial::describe;
 use super::frame::{self, Malformed};
 use super::http::tame;
-use super::proxy::Proxy;
 use crate::bus::DeadLetter;
 use crate::ingest::outbox::{Outlet, Parcel, Place};
 use crate::ingest::session::Session;
-use crate::proto::frames::FetchResult;
 
-/// From the name to the end of the handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A peer that takes longer to accept a few bytes is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,47 +37,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// What is still on its way after the end of the broadcast has this long to arrive.
 const AFTER_END: Duration = Duration::from_secs(1);
-const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
-const FRAME_LIMIT: usize = 1024 * 1024;
 /// Frames of one session that become dead letters; further ones are only counted.
 const DEAD_LETTERS: u64 = 100;
-
-/// Nothing but letters, digits and `-_.~` stays as it is.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(in crate::ingest) enum Error {
-    /// The server answered with something else than an upgrade.
-    #[error("handshake refused with status {status}: {message}")]
-    Refused {
-        /// HTTP status; 200, as a rule.
-        status: u16,
-        /// `Handshake-Msg`, such as `DEVICE_BLOCKED`.
-        message: String,
-    },
-    /// The signed address cannot be used.
-    #[error("the signed address is no good: {0}")]
-    Address(&'static str),
-    /// No answer.
-    #[error("the room's server cannot be reached: {0}")]
-    Unreachable(String),
-}
-
-impl Error {
-    /// The category for events and logs.
-    pub(in crate::ingest) fn reason(&self) -> &'static str {
-        match self {
-            Self::Refused { .. } => "handshake_refused",
-            Self::Address(_) => "sign_failed",
-            Self::Unreachable(_) => "unreachable",
-        }
-    }
-}
 
 /// Why a connection is over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,168 +49,6 @@ pub(in crate::ingest) struct End {
     pub(in crate::ingest) close_code: Option<u16>,
     /// More about it, free of secrets.
     pub(in crate::ingest) detail: Option<String>,
-}
-
-/// The address of a room's socket: what the sign server gave, with everything percent-encoded.
-pub(super) fn address(
-    room_id: &str,
-    result: &FetchResult,
-    encrypted: bool,
-) -> Result<String, Error> {
-    let server = Url::parse(&result.push_server).map_err(|_| Error::Address("it is no address"))?;
-    match server.scheme() {
-        "wss" => {}
-        // The cookie must not travel in the clear, but towards a stand-in.
-        "ws" if !encrypted => {}
-        _ => return Err(Error::Address("it is not encrypted")),
-    }
-    if server.host_str().is_none_or(str::is_empty)
-        || server.query().is_some()
-        || server.fragment().is_some()
-    {
-        return Err(Error::Address("it is not just a server and a path"));
-    }
-    let (name, version) = browser_name_and_version();
-    let rtt = rand::rng().random_range(100..=200).to_string();
-    let mut params: Vec<(&str, &str)> = vec![("version_code", "180800")];
-    params.extend(BROWSER);
-    params.extend([
-        ("browser_name", name),
-        ("browser_version", version),
-        ("device_platform", "web"),
-        ("User-Agent", USER_AGENT),
-        ("compress", "gzip"),
-        ("identity", "audience"),
-        ("live_id", "12"),
-        ("ws_direct", "0"),
-        ("sup_ws_ds_opt", "1"),
-        ("update_version_code", "2.0.0"),
-        ("did_rule", "3"),
-        ("heartbeat_duration", "0"),
-        ("resp_content_type", "protobuf"),
-        ("history_comment_count", "6"),
-        ("client_enter", "1"),
-        ("last_rtt", &rtt),
-        ("room_id", room_id),
-        ("internal_ext", &result.internal_ext),
-        ("cursor", &result.cursor),
-    ]);
-    let routes = result
-        .route_params
-        .iter()
-        .filter(|(_, value)| !value.is_empty());
-    params.extend(routes.map(|(name, value)| (name.as_str(), value.as_str())));
-    // Once more: TikTok's own client sends it twice.
-    params.push(("version_code", "270000"));
-
-    let escaped = |text| utf8_percent_encode(text, ESCAPED);
-    let query: Vec<_> = params
-        .iter()
-        .map(|(name, value)| format!("{}={}", escaped(name), escaped(value)))
-        .collect();
-    Ok(format!("{server}?{}", query.join("&")))
-}
-
-/// How sockets are opened: the operator's proxy and the system's certificates.
-#[derive(Clone, Debug)]
-pub(super) struct Dialer {
-    pub(super) proxy: Option<Proxy>,
-    pub(super) tls: Arc<rustls::ClientConfig>,
-}
-
-impl Dialer {
-    /// Opens a socket.
-    pub(super) async fn dial(
-        &self,
-        address: &str,
-        cookies: &str,
-        room_id: i64,
-    ) -> Result<Connection, Error> {
-        match timeout(HANDSHAKE_TIMEOUT, self.handshake(address, cookies)).await {
-            Ok(Ok(socket)) => Ok(Connection {
-                socket,
-                room_id,
-                beats: 0,
-            }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::Unreachable("timed out".to_owned())),
-        }
-    }
-
-    async fn handshake(
-        &self,
-        address: &str,
-        cookies: &str,
-    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
-        let mut request = address
-            .into_client_request()
-            .map_err(|_| Error::Address("it is no address"))?;
-        let headers = request.headers_mut();
-        headers.insert("user-agent", HeaderValue::from_static(USER_AGENT));
-        if let Ok(cookies) = HeaderValue::from_str(cookies) {
-            headers.insert("cookie", cookies);
-        }
-        let encrypted = request.uri().scheme_str() == Some("wss");
-        let host = request
-            .uri()
-            .host()
-            .unwrap_or_default()
-            .trim_matches(['[', ']'])
-            .to_owned();
-        let port = request
-            .uri()
-            .port_u16()
-            .unwrap_or(if encrypted { 443 } else { 80 });
-        let stream = match &self.proxy {
-            Some(proxy) => proxy.connect(&host, port).await,
-            None => TcpStream::connect((host.as_str(), port)).await,
-        };
-        let stream = stream.map_err(|error| Error::Unreachable(error.to_string()))?;
-        // Acks and heartbeats are small and shall not wait for each other. Without it all works, too.
-        let _ = stream.set_nodelay(true);
-        let limits = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_LIMIT))
-            .max_frame_size(Some(FRAME_LIMIT));
-        let connector = Connector::Rustls(self.tls.clone());
-        match client_async_tls_with_config(request, stream, Some(limits), Some(connector)).await {
-            Ok((socket, _)) => Ok(socket),
-            Err(tungstenite::Error::Http(response)) => {
-                Err(refused(response.status().as_u16(), response.headers()))
-            }
-            Err(error) => Err(Error::Unreachable(describe(&error))),
-        }
-    }
-}
-
-/// TikTok refuses with HTTP 200 or 400 and says why in two headers.
-fn refused(status: u16, headers: &HeaderMap) -> Error {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(tame)
-    };
-    let message = match (text("handshake-msg"), text("handshake-status")) {
-        (Some(message), Some(number)) => format!("{message} ({number})"),
-        (Some(message), None) => message,
-        (None, Some(number)) => number,
-        (None, None) => "no reason given".to_owned(),
-    };
-    Error::Refused { status, message }
-}
-
-/// An error of the WebSocket library, without what the peer may have repeated in it.
-fn describe(error: &tungstenite::Error) -> String {
-    match error {
-        tungstenite::Error::Io(error) => error.to_string(),
-        tungstenite::Error::Tls(error) => format!("tls: {error}"),
-        tungstenite::Error::Capacity(error) => error.to_string(),
-        tungstenite::Error::Protocol(error) => error.to_string(),
-        tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
-            "the address cannot be used".to_owned()
-        }
-        _ => "the connection failed".to_owned(),
-    }
 }
 
 /// An open connection.
@@ -278,6 +66,15 @@ struct Held {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A connection whose handshake is done.
+    pub(super) fn new(socket: WebSocketStream<S>, room_id: i64) -> Self {
+        Self {
+            socket,
+            room_id,
+            beats: 0,
+        }
+    }
+
     /// Enters the room and reads it until the end. `first` goes ahead of all that is read.
     pub(in crate::ingest) async fn run(
         mut self,
@@ -346,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let bytes = match message {
                         Some(Ok(Message::Binary(bytes))) => bytes,
                         Some(Ok(Message::Text(text))) => {
-                            let malformed = Malformed::Encoding("a text message".to_owned());
+                            let malformed = Malformed::Text;
                             let letter = dead_letter(session, &malformed.to_string(), text.as_bytes());
                             held = hold(outlet, Parcel { dead_letters: letter, ..Parcel::default() });
                             continue;
@@ -470,16 +267,18 @@ pub(in crate::ingest) fn parcel(
 fn dead_letter(session: &mut Session, error: &str, bytes: &[u8]) -> Vec<DeadLetter> {
     session.count_malformed();
     let count = session.counts().malformed;
-    tracing::warn!(
-        stage = "ingest",
-        stream_id = session.stream_id(),
-        session_id = %session.id(),
-        reason = "FRAME_ERROR",
-        error,
-        bytes = bytes.len(),
-        count,
-        "cannot read a frame"
-    );
+    if count <= DEAD_LETTERS || count.is_power_of_two() {
+        tracing::warn!(
+            stage = "ingest",
+            stream_id = session.stream_id(),
+            session_id = %session.id(),
+            reason = "FRAME_ERROR",
+            error,
+            bytes = bytes.len(),
+            count,
+            "cannot read a frame"
+        );
+    }
     if count > DEAD_LETTERS {
         return Vec::new();
     }

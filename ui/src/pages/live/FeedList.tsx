@@ -54,9 +54,14 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
   const onScroll = useCallback(() => {
     if (feed.view().paused) return;
     const byHand = performance.now() - handAt.current < HAND_MS;
-    if (belowView(scroller.current) <= (byHand ? 1 : LEFT_END)) return;
-    pausedByScroll.current = true;
-    feed.pause();
+    const below = belowView(scroller.current);
+    if (below > (byHand ? 1 : LEFT_END)) {
+      pausedByScroll.current = true;
+      feed.pause();
+    } else if (below > 1) {
+      // The virtualizer has moved the list for rows that came out of another height.
+      toEnd(scroller.current);
+    }
   }, [feed]);
 
   const activeIndex = active === undefined ? -1 : indexOf(rows, active);
@@ -93,8 +98,7 @@ export function FeedList({ feed, empty }: { feed: Feed; empty: string }) {
   // Rows that turn out higher than estimated push the end away: go there again.
   const total = virtualizer.getTotalSize();
   useLayoutEffect(() => {
-    const element = scroller.current;
-    if (element && !paused) element.scrollTop = element.scrollHeight;
+    if (!paused) toEnd(scroller.current);
   }, [paused, rows, total]);
 
   function onWheel({ deltaY }: { deltaY: number }) {
@@ -350,6 +354,10 @@ function indexOf(rows: readonly Row[], n: number): number {
     else high = middle - 1;
   }
   return -1;
+}
+
+function toEnd(element: HTMLElement | null): void {
+  if (element) element.scrollTop = element.scrollHeight;
 }
 
 /** How much of the list is below what is in view, in px. */

@@ -221,7 +221,7 @@ fn msg_frame(payload: &[u8]) -> Bytes {
 }
 
 fn gzip(bytes: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap().into()
 }
@@ -243,7 +243,7 @@ fn within_limits(bytes: &Bytes) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..4_000)) {
