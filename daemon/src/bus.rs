@@ -9,9 +9,10 @@
 //! | key | value | lives |
 //! |---|---|---|
 //! | `ttlc:seq:{room}` | the highest `seqNo` given out in the room | 30 days after the last message |
+//! | `ttlc:seen:{room}` | the latest messages of the room, by `seqNo`: what TikTok may send again | 1 hour after the last message |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON | 90 s after the last refresh |
 //!
-//! With more than one shard the sequence key is `ttlc:seq:{k}:{room}`, in its stream's slot.
+//! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot.
 //!
 //! **What can happen.** Every [`Error`] here is *infrastructure*: Redis is away, loading, full or
 //! read-only. Callers wait and retry for ever; nothing reaches the dead letters for it. A reply
@@ -43,6 +44,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FUSE: u64 = 1_000_000;
 /// How long a room's highest sequence number is remembered, in seconds.
 const SEQ_TTL: u64 = 30 * 24 * 3600;
+/// How many messages of a room are remembered, and for how many seconds after the last: TikTok
+/// sends a few dozen again at each connect, seconds to minutes old.
+const SEEN: isize = 1_000;
+const SEEN_TTL: u64 = 3600;
 /// How long a creator's status is believed without a refresh, in seconds.
 const STATUS_TTL: u64 = 90;
 
@@ -192,32 +197,55 @@ impl Bus {
 
     /// The highest `seqNo` given out in this room, if remembered.
     pub async fn seq_floor(&self, stream_id: &str) -> Result<Option<u64>, Error> {
-        Ok(redis::cmd("GET").arg(self.seq_key(stream_id)).query_async(&mut self.manager.clone()).await?)
+        Ok(redis::cmd("GET").arg(self.room_key("seq", stream_id)).query_async(&mut self.manager.clone()).await?)
     }
 
-    /// Publishes envelopes in order, all or none per shard, and remembers each room's highest
-    /// `seqNo` in the same transaction.
+    /// The latest messages of this room, as [`Envelope::kind`] and message id, oldest first: what
+    /// TikTok may send again, also to a process that has just started.
+    pub async fn seen(&self, stream_id: &str) -> Result<Vec<(String, String)>, Error> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(self.room_key("seen", stream_id)).arg(0).arg(-1);
+        let members: Vec<String> = command.query_async(&mut self.manager.clone()).await?;
+        Ok(members
+            .iter()
+            .filter_map(|member| member.split_once(' '))
+            .map(|(msg_id, kind)| (kind.to_owned(), msg_id.to_owned()))
+            .collect())
+    }
+
+    /// Publishes envelopes in order, all or none per shard, and remembers in the same transaction
+    /// each room's highest `seqNo` and its latest message ids.
     pub async fn publish_raw(&self, envelopes: &[Envelope]) -> Result<(), Error> {
         for shard in 0..self.names.shards() {
             let mut pipeline = redis::pipe();
             pipeline.atomic();
             let stream = self.names.raw(shard);
-            let mut highest: HashMap<&str, u64> = HashMap::new();
+            let mut rooms: HashMap<&str, Room> = HashMap::new();
             for envelope in envelopes.iter().filter(|e| self.names.shard_of(&e.stream_id) == shard) {
                 let command = pipeline.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(FUSE).arg("*");
                 for (field, value) in envelope.to_fields() {
                     command.arg(field).arg(value.as_ref());
                 }
                 command.ignore();
-                let seq = highest.entry(&envelope.stream_id).or_default();
-                *seq = envelope.seq_no.max(*seq);
+                let room = rooms.entry(&envelope.stream_id).or_default();
+                room.highest = envelope.seq_no.max(room.highest);
+                if let Some(msg_id) = &envelope.msg_id {
+                    room.seen.push((envelope.seq_no, format!("{msg_id} {}", envelope.kind)));
+                }
             }
-            if highest.is_empty() {
+            if rooms.is_empty() {
                 continue;
             }
-            for (stream_id, seq_no) in highest {
+            for (stream_id, room) in rooms {
                 // One owner writes a room and its numbers only rise, so the last write is the highest.
-                pipeline.cmd("SET").arg(self.seq_key(stream_id)).arg(seq_no).arg("EX").arg(SEQ_TTL).ignore();
+                let seq = self.room_key("seq", stream_id);
+                pipeline.cmd("SET").arg(seq).arg(room.highest).arg("EX").arg(SEQ_TTL).ignore();
+                if !room.seen.is_empty() {
+                    let seen = self.room_key("seen", stream_id);
+                    pipeline.cmd("ZADD").arg(&seen).arg(room.seen).ignore();
+                    pipeline.cmd("ZREMRANGEBYRANK").arg(&seen).arg(0).arg(-1 - SEEN).ignore();
+                    pipeline.cmd("EXPIRE").arg(&seen).arg(SEEN_TTL).ignore();
+                }
             }
             pipeline.exec_async(&mut self.manager.clone()).await?;
         }
@@ -237,11 +265,11 @@ impl Bus {
             .await?)
     }
 
-    fn seq_key(&self, stream_id: &str) -> String {
+    fn room_key(&self, what: &str, stream_id: &str) -> String {
         if self.names.shards() == 1 {
-            format!("ttlc:seq:{stream_id}")
+            format!("ttlc:{what}:{stream_id}")
         } else {
-            format!("ttlc:seq:{{{}}}:{stream_id}", self.names.shard_of(stream_id))
+            format!("ttlc:{what}:{{{}}}:{stream_id}", self.names.shard_of(stream_id))
         }
     }
 
@@ -262,7 +290,7 @@ impl Bus {
     /// A reader of `stream` for `group` under a fixed `name`: the same name finds its own
     /// unfinished entries again after a crash. Two processes must not use one name at a time.
     pub fn consumer(&self, stream: String, group: &'static str, name: &str) -> Consumer {
-        Consumer { bus: self.clone(), stream, group, name: name.to_owned(), connection: None, history: None }
+        Consumer { bus: self.clone(), stream, group, name: name.to_owned(), connection: None, client_id: None, history: None }
     }
 
     /// Drops the entries of `stream` that every group has processed; returns how many went.
@@ -300,6 +328,14 @@ impl Bus {
             .query_async(&mut connection)
             .await?)
     }
+}
+
+/// What a batch says of one room.
+#[derive(Default)]
+struct Room {
+    highest: u64,
+    /// `seqNo` and member of the set of seen messages.
+    seen: Vec<(u64, String)>,
 }
 
 /// A stream entry's id, in the order of the stream.
@@ -342,38 +378,45 @@ pub struct Consumer {
     group: &'static str,
     name: String,
     connection: Option<MultiplexedConnection>,
+    /// Redis' number of the last connection, to end it before the next one reads.
+    client_id: Option<u64>,
     /// The own history is read after this id; `None` once it is done.
     history: Option<String>,
 }
 
 impl Consumer {
     /// The next entries, at most `count`: own unfinished ones first, then new ones, waiting up to
-    /// `wait` for these. Empty when there are none. After an error the next call reconnects.
+    /// `wait` for these. Empty when there are none. After an error, and after a call that was
+    /// dropped before its end, the next call reconnects.
     ///
     /// Entries stay pending until [`Consumer::ack`] or [`Consumer::hop`] takes them; a caller that
     /// fails must retry what it holds, since only a reconnect brings them again.
     pub async fn read(&mut self, count: usize, wait: Duration) -> Result<Vec<Entry>, Error> {
-        let result = self.try_read(count, wait).await;
-        match &result {
+        // Put back only after a whole reply: half a one would be taken for the next call's.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect(wait).await?,
+        };
+        match self.read_from(&mut connection, count, wait).await {
+            Ok(entries) => {
+                self.connection = Some(connection);
+                Ok(entries)
+            }
             // The stream was wiped with its groups; the reconnect makes them again.
             Err(Error::Redis(error)) if error.code() == Some("NOGROUP") => {
                 tracing::warn!(stream = %self.stream, group = self.group, "group is gone, it is made again");
-                self.connection = None;
                 Ok(Vec::new())
             }
-            Err(_) => {
-                self.connection = None;
-                result
-            }
-            Ok(_) => result,
+            Err(error) => Err(error),
         }
     }
 
-    async fn try_read(&mut self, count: usize, wait: Duration) -> Result<Vec<Entry>, Error> {
-        if self.connection.is_none() {
-            self.connect(wait).await?;
-        }
-        let Some(connection) = self.connection.as_mut() else { return Err(Error::Reply("connect")) };
+    async fn read_from(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        count: usize,
+        wait: Duration,
+    ) -> Result<Vec<Entry>, Error> {
         if let Some(after) = &self.history {
             let entries = read_group(connection, &self.stream, self.group, &self.name, count, None, after).await?;
             if let Some(last) = entries.last() {
@@ -385,11 +428,21 @@ impl Consumer {
         read_group(connection, &self.stream, self.group, &self.name, count, Some(wait), ">").await
     }
 
-    async fn connect(&mut self, wait: Duration) -> Result<(), Error> {
+    async fn connect(&mut self, wait: Duration) -> Result<MultiplexedConnection, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT + wait));
         let mut connection = self.bus.client.get_multiplexed_async_connection_with_config(&config).await?;
+        if let Some(old) = self.client_id.take() {
+            // A read that still waits over there would take entries into our history after we have
+            // read it. That the old connection is gone already is the usual case and no error.
+            let kill = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(old).exec_async(&mut connection).await;
+            if let Err(error) = kill {
+                tracing::debug!(stream = %self.stream, group = self.group, %error, "cannot end the old connection");
+            }
+        }
+        // Some managed servers hide it; then there is nothing to end later.
+        self.client_id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await.ok();
         let made = redis::cmd("XGROUP")
             .arg("CREATE")
             .arg(&self.stream)
@@ -403,9 +456,8 @@ impl Consumer {
             Err(error) if error.code() == Some("BUSYGROUP") => {}
             Err(error) => return Err(error.into()),
         }
-        self.connection = Some(connection);
         self.history = Some("0".to_owned());
-        Ok(())
+        Ok(connection)
     }
 
     /// Takes entries off the pending list, once their effect is durable.

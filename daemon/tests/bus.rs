@@ -101,6 +101,28 @@ async fn envelopes_arrive_as_they_were_sent_and_the_room_remembers_its_number() 
 }
 
 #[tokio::test]
+async fn the_latest_messages_of_a_room_are_remembered() {
+    let redis = Redis::start();
+    assert!(redis.bus.seen(ROOM).await.unwrap().is_empty());
+    let sent: Vec<_> = (0..1_500)
+        .map(|seq| Envelope { msg_id: (seq % 3 > 0).then(|| format!("7{seq}")), ..envelope(ROOM, seq) })
+        .collect();
+    for batch in sent.chunks(400) {
+        redis.bus.publish_raw(batch).await.unwrap();
+    }
+    redis.bus.publish_raw(&[Envelope { msg_id: Some("9".into()), ..envelope("42", 1) }]).await.unwrap();
+
+    let seen = redis.bus.seen(ROOM).await.unwrap();
+    let with_id = sent.iter().filter_map(|envelope| envelope.msg_id.as_deref());
+    let expected: Vec<_> = with_id.map(|id| ("WebcastChatMessage".to_owned(), id.to_owned())).collect();
+    assert_eq!(seen, expected, "1,000 fit");
+    redis.bus.publish_raw(&[Envelope { msg_id: Some("8".into()), ..envelope(ROOM, 1_500) }]).await.unwrap();
+    let seen = redis.bus.seen(ROOM).await.unwrap();
+    assert_eq!((seen.len(), seen[999].1.as_str()), (1_000, "8"), "the oldest made room");
+    assert!(redis.ask::<i64>(&format!("TTL ttlc:seen:{ROOM}")).await > 3_000);
+}
+
+#[tokio::test]
 async fn four_shards_keep_each_room_in_one() {
     let redis = Redis::start_sharded(4);
     let rooms: Vec<String> = (0..40_u64).map(|n| (7_301_234_567_890_123_456 + n * 7_919).to_string()).collect();
@@ -134,6 +156,19 @@ async fn a_consumer_that_crashed_finds_its_own_entries_first() {
     again.ack(&first).await.unwrap();
     again.ack(&rest).await.unwrap();
     assert!(read(&mut redis.normalizer()).await.is_empty());
+}
+
+/// A read that was given up goes on waiting on the server, and would take the next entry with it.
+#[tokio::test]
+async fn a_given_up_read_takes_nothing_with_it() {
+    let redis = Redis::start();
+    let mut consumer = redis.normalizer();
+    assert!(read(&mut consumer).await.is_empty());
+    let waiting = consumer.read(10, Duration::from_secs(30));
+    assert!(tokio::time::timeout(Duration::from_millis(200), waiting).await.is_err());
+    assert!(read(&mut consumer).await.is_empty());
+    redis.bus.publish_raw(&[envelope(ROOM, 1)]).await.unwrap();
+    assert_eq!(read(&mut consumer).await.len(), 1);
 }
 
 #[tokio::test]

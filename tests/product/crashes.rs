@@ -9,7 +9,7 @@ use crate::{
     daemon::PATIENCE,
     product::{Product, creator},
     rows::{Row, check_all, messages},
-    stores::until,
+    stores::{Stores, until},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,5 +71,61 @@ async fn killed_again_and_again_it_stores_every_published_message_once() {
         .filter(|row| row.event_type == "CONNECTED")
         .count();
     assert!(connected >= 8, "each start connects twice: {connected}");
+    product.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_stage_in_a_process_of_its_own_may_die_at_any_time() {
+    let names = ["room-a", "room-b", "room-c", "room-d"];
+    let mut script = names
+        .iter()
+        .fold(Script::new(), |script, name| script.creator(creator(name)));
+    script.pace = Pace::Every(Duration::from_millis(60));
+    // With two shards the streams have other names, and a room's order is kept in its own.
+    let settings = [("STREAM_SHARDS", "2")];
+    let mut product = Product::prepare(script, Stores::start().await, &[], &settings).await;
+    for stage in ["ingest", "normalizer", "storage-writer"] {
+        product.start_stage(stage);
+    }
+    for (kill_at, stage) in [
+        (50, "normalizer"),
+        (100, "storage-writer"),
+        (150, "normalizer"),
+        (200, "storage-writer"),
+        (250, "normalizer"),
+    ] {
+        until(PATIENCE, async || {
+            let stored = messages(&Row::all(&product.stores).await?);
+            ensure!(
+                stored >= kill_at,
+                "{stored} of {kill_at} before {stage} is killed"
+            );
+            Ok(())
+        })
+        .await;
+        product.kill_stage(stage);
+        product.start_stage(stage);
+    }
+    for name in names {
+        product.played(name).await;
+    }
+    let rows = product
+        .settled(|rows| {
+            ensure!(messages(rows) >= 699, "{} of 699", messages(rows));
+            Ok(())
+        })
+        .await;
+    // Ingest lived on, so not one message may be missing.
+    check_all(&rows);
+    assert_eq!(messages(&rows), 699);
+    assert_eq!(product.upstream.counts().connections, 4);
+    for shard in ["ttlc:dlq:{0}", "ttlc:dlq:{1}"] {
+        assert!(product.stores.entries(shard).await.unwrap().is_empty());
+    }
+    let used = ["ttlc:raw:{0}", "ttlc:raw:{1}"];
+    for stream in used {
+        let groups = product.stores.groups(stream).await.unwrap();
+        assert!(!groups.is_empty(), "{stream} has a reader");
+    }
     product.stop();
 }

@@ -67,10 +67,15 @@ impl Log {
 }
 
 impl Daemon {
-    /// Starts `ttlc run` with exactly these settings; the log goes on where it is.
-    pub(crate) fn start(settings: &[(String, String)], log: &Log) -> anyhow::Result<Self> {
+    /// Starts `ttlc SUBCOMMAND` with exactly these settings; the log goes on where it is.
+    pub(crate) fn start(
+        settings: &[(String, String)],
+        log: &Log,
+        subcommand: &str,
+    ) -> anyhow::Result<Self> {
+        let process = start(settings, log, subcommand)?;
         Ok(Self {
-            process: start(settings, log, "run")?,
+            process,
             log: log.clone(),
         })
     }

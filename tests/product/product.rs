@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use shared::streams::StreamNames;
 use upstream::{Capture, Creator, Script, Upstream};
 
 use crate::{
@@ -17,7 +18,9 @@ pub(crate) struct Product {
     pub(crate) stores: Stores,
     pub(crate) log: Log,
     settings: Vec<(String, String)>,
-    daemon: Option<Daemon>,
+    /// By subcommand.
+    running: Vec<(&'static str, Daemon)>,
+    shards: u32,
 }
 
 pub(crate) fn fixtures() -> PathBuf {
@@ -77,6 +80,8 @@ impl Product {
             ("SIGN_REQUESTS_PER_MINUTE", "600".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
         ];
+        let shards = settings.iter().find(|(name, _)| *name == "STREAM_SHARDS");
+        let shards = shards.map_or(1, |(_, count)| count.parse().expect("a number"));
         let settings = own
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
@@ -89,7 +94,8 @@ impl Product {
             stores,
             log: Log::default(),
             settings,
-            daemon: None,
+            running: Vec::new(),
+            shards,
         }
     }
 
@@ -103,15 +109,33 @@ impl Product {
         );
     }
 
-    /// Starts the daemon (again).
+    /// Starts the daemon (again), all stages in one process.
     pub(crate) fn start_daemon(&mut self) {
-        assert!(self.daemon.is_none(), "one is running already");
-        self.daemon = Some(Daemon::start(&self.settings, &self.log).expect("the daemon starts"));
+        self.start_stage("run");
     }
 
     /// Kills the daemon as a crash would.
     pub(crate) fn kill_daemon(&mut self) {
-        self.daemon.take().expect("it runs").kill();
+        self.kill_stage("run");
+    }
+
+    /// Starts `ttlc SUBCOMMAND`.
+    pub(crate) fn start_stage(&mut self, subcommand: &'static str) {
+        assert!(
+            self.running.iter().all(|(name, _)| *name != subcommand),
+            "it runs already"
+        );
+        let daemon = Daemon::start(&self.settings, &self.log, subcommand).expect("it starts");
+        self.running.push((subcommand, daemon));
+    }
+
+    /// Kills it as a crash would.
+    pub(crate) fn kill_stage(&mut self, subcommand: &str) {
+        let at = self
+            .running
+            .iter()
+            .position(|(name, _)| *name == subcommand);
+        self.running.remove(at.expect("it runs")).1.kill();
     }
 
     /// Waits until the last lap of this creator has been played.
@@ -140,8 +164,15 @@ impl Product {
             self.check_daemon();
             let log = || format!("the daemon's log:\n{}", self.log.lines().join("\n"));
             enough(&Row::all(&self.stores).await?).with_context(log)?;
-            for (stream, name) in [("ttlc:raw", "normalizer"), ("ttlc:events", "storage")] {
-                let groups = self.stores.groups(stream).await?;
+            let names = StreamNames::new(self.shards);
+            let hops = (0..self.shards).flat_map(|shard| {
+                [
+                    (names.raw(shard), "normalizer"),
+                    (names.events(shard), "storage"),
+                ]
+            });
+            for (stream, name) in hops {
+                let groups = self.stores.groups(&stream).await?;
                 let group = groups.iter().find(|group| group.name == name);
                 let group =
                     group.with_context(|| format!("group {name} of {stream}: {groups:?}"))?;
@@ -156,27 +187,26 @@ impl Product {
     }
 
     fn check_daemon(&mut self) {
-        if let Some(status) = self.daemon.as_mut().and_then(Daemon::ended) {
-            panic!(
-                "the daemon ended ({status}); its log:\n{}",
-                self.log.lines().join("\n")
-            );
+        for (name, daemon) in &mut self.running {
+            if let Some(status) = daemon.ended() {
+                panic!(
+                    "ttlc {name} ended ({status}); the log:\n{}",
+                    self.log.lines().join("\n")
+                );
+            }
         }
     }
 
-    /// Stops the daemon gently: it has to end by itself and with success.
-    pub(crate) fn stop(mut self) {
-        let status = self
-            .daemon
-            .take()
-            .expect("it runs")
-            .stop()
-            .expect("it stops");
-        assert!(
-            status.success(),
-            "{status}; its log:\n{}",
-            self.log.lines().join("\n")
-        );
+    /// Stops the daemon gently, in the order of the data: it has to end by itself and with success.
+    pub(crate) fn stop(self) {
+        for (name, daemon) in self.running {
+            let status = daemon.stop().expect("it stops");
+            assert!(
+                status.success(),
+                "{name}: {status}; the log:\n{}",
+                self.log.lines().join("\n")
+            );
+        }
         assert_eq!(
             self.upstream.violations(),
             [],

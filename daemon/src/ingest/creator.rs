@@ -24,7 +24,7 @@ use super::outbox::{Outlet, Parcel};
 use super::reconnect::{Reconnect, at_least};
 use super::session::{Lifecycle, Session};
 use super::status::Board;
-use crate::bus::{Bus, CreatorStatus};
+use crate::bus::{self, Bus, CreatorStatus};
 
 /// Between two tries to ask Redis for a room's numbers.
 const REDIS_RETRY: Duration = Duration::from_secs(1);
@@ -260,8 +260,8 @@ impl Creator {
         }
     }
 
-    /// Makes `session` the one of the coming attempt. Asks Redis for the room's highest number
-    /// when this process has none, for as long as it takes. `None` when told to stop.
+    /// Makes `session` the one of the coming attempt. Asks Redis for the room's memory when this
+    /// process has none, for as long as it takes. `None` when told to stop.
     async fn open_session(&mut self, stream_id: &str, stop: &CancellationToken) -> Option<()> {
         if let Some(session) = self
             .session
@@ -272,12 +272,9 @@ impl Creator {
             return Some(());
         }
         let mut failures = 0_u32;
-        let floor = loop {
-            match stop
-                .run_until_cancelled(self.bus.seq_floor(stream_id))
-                .await?
-            {
-                Ok(floor) => break floor,
+        let (floor, seen) = loop {
+            match stop.run_until_cancelled(self.recall(stream_id)).await? {
+                Ok(memory) => break memory,
                 Err(error) => {
                     failures += 1;
                     if failures.is_power_of_two() {
@@ -289,8 +286,19 @@ impl Creator {
                 }
             }
         };
-        self.session = Some(Session::new(stream_id.to_owned(), floor, now()));
+        let mut session = Session::new(stream_id.to_owned(), floor, now());
+        session.remember(seen);
+        self.session = Some(session);
         Some(())
+    }
+
+    /// The room's highest number, and its latest messages by type and id.
+    async fn recall(
+        &self,
+        stream_id: &str,
+    ) -> Result<(Option<u64>, Vec<(String, String)>), bus::Error> {
+        let floor = self.bus.seq_floor(stream_id).await?;
+        Ok((floor, self.bus.seen(stream_id).await?))
     }
 
     /// A look that shows nothing. Where it shows at least the room, that is an event there.

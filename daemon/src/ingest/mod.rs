@@ -4,9 +4,9 @@
 //! the order of each room; dead letters for frames that cannot be read; each creator's status.
 //! Ingest interprets nothing but what its own work needs, and never writes to Postgres.
 //!
-//! In the order of the data: [`options`] says whom to follow, [`creator`] is one task for each,
-//! [`direct`] speaks TikTok's protocol, [`session`] numbers the messages, [`outbox`] publishes
-//! them; [`failure`], [`reconnect`] and [`status`] beside.
+//! In the order of the data: `options` says whom to follow, `creator` is one task for each,
+//! `direct` speaks TikTok's protocol, `session` numbers the messages, `outbox` publishes
+//! them; `failure`, `reconnect` and `status` beside.
 //!
 //! On a crash the messages of the last moments are lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets

@@ -3,7 +3,7 @@
 //! In: messages of one connection, and its own begin and end. Out: [`Envelope`]s whose `seqNo`
 //! never repeats in the room, whatever restarts, and is contiguous within a session. A message
 //! that TikTok sends again (it does so at each connect) is counted and dropped before it gets a
-//! number; what was seen is remembered across the reconnects of this process.
+//! number; what was seen is remembered across reconnects, and by Redis across restarts.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -97,6 +97,13 @@ impl Session {
         }
     }
 
+    /// Takes over what an earlier process has seen in the room: types and ids of messages.
+    pub(super) fn remember(&mut self, seen: Vec<(String, String)>) {
+        for (method, msg_id) in seen {
+            self.seen.is_new(key(&method, 0, msg_id.as_bytes()));
+        }
+    }
+
     /// Makes this the next session of the same room, if the connection of the last one is over.
     /// Attempts that fail belong to the session that they are to begin.
     pub(super) fn renew(&mut self, now: Timestamp) {
@@ -153,8 +160,15 @@ impl Session {
         now: Timestamp,
     ) -> Option<Envelope> {
         let header = proto::header(&message.payload).unwrap_or_default();
-        let msg_id = Some(message.msg_id).filter(|&id| id != 0).or(header.msg_id);
-        if !self.seen.is_new(key(&message, msg_id)) {
+        let msg_id = Some(message.msg_id)
+            .filter(|&id| id != 0)
+            .or(header.msg_id)
+            .map(|id| id.to_string());
+        let key = match &msg_id {
+            Some(id) => key(&message.method, 0, id.as_bytes()),
+            None => key(&message.method, 1, &message.payload),
+        };
+        if !self.seen.is_new(key) {
             self.counts.repeats += 1;
             return None;
         }
@@ -165,7 +179,6 @@ impl Session {
         }
         let timestamp = header.create_time_ms.map_or(now, |time| clamp(time, now));
         let data = RawData::Protobuf(message.payload.into());
-        let msg_id = msg_id.map(|id| id.to_string());
         Some(Envelope {
             msg_id,
             backlog,
@@ -222,16 +235,12 @@ fn is_end(payload: &Bytes) -> bool {
 /// What tells messages apart: TikTok's id, else the content.
 type Key = [u8; 16];
 
-fn key(message: &BaseMessage, msg_id: Option<i64>) -> Key {
+fn key(method: &str, kind: u8, id_or_content: &[u8]) -> Key {
     let mut hash = Sha256::new();
-    hash.update(message.method.as_bytes());
-    if let Some(id) = msg_id {
-        hash.update([0]);
-        hash.update(id.to_be_bytes());
-    } else {
-        hash.update([1]);
-        hash.update(&message.payload);
-    }
+    hash.update(method.as_bytes());
+    // No method name has such a byte, so that the two parts cannot be confused.
+    hash.update([kind]);
+    hash.update(id_or_content);
     let mut key = Key::default();
     key.copy_from_slice(&hash.finalize()[..16]);
     key

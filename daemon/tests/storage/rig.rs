@@ -50,8 +50,8 @@ impl Rig {
         .await
         .unwrap();
         Self {
-            database: postgres.url().to_owned(),
-            redis_url: redis.url().to_owned(),
+            database: postgres.url().clone(),
+            redis_url: redis.url().clone(),
             postgres: Some(postgres),
             redis: Some(redis),
         }
@@ -296,7 +296,7 @@ impl Room {
         }
     }
 
-    fn event(&mut self, kind: &str, event_type: &str, payload: Value, raw: String) -> Event {
+    fn event(&mut self, kind: &str, event_type: &str, payload: &Value, raw: String) -> Event {
         let at = Timestamp::from_millis(self.at_ms);
         let event = Event {
             json: json!({
@@ -326,7 +326,7 @@ impl Room {
         let mut event = self.event(
             "WebcastChatMessage",
             "CHAT",
-            json!({"rawType": "WebcastChatMessage", "message": format!("number {}", self.seq_no)}),
+            &json!({"rawType": "WebcastChatMessage", "message": format!("number {}", self.seq_no)}),
             raw,
         );
         event.json["user"] = json!({
@@ -339,7 +339,7 @@ impl Room {
         event
     }
 
-    pub(crate) fn lifecycle(&mut self, event_type: &str, reason: &str, more: Value) -> Event {
+    pub(crate) fn lifecycle(&mut self, event_type: &str, reason: &str, more: &Value) -> Event {
         let kind = format!("ControlEvent.{event_type}");
         let mut payload = json!({
             "rawType": kind, "uniqueId": self.username, "provider": "direct", "attempt": 1, "reason": reason,
@@ -348,7 +348,7 @@ impl Room {
             .as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
-        self.event(&kind, event_type, payload, more.to_string())
+        self.event(&kind, event_type, &payload, more.to_string())
     }
 
     pub(crate) fn connected(&mut self) -> Event {
@@ -358,18 +358,18 @@ impl Room {
             "ownerNickname": self.username.to_uppercase(),
             "startedAt": "2026-11-20T10:00:00.000Z",
         });
-        self.lifecycle("CONNECTED", "start", more)
+        self.lifecycle("CONNECTED", "start", &more)
     }
 
     pub(crate) fn disconnected(&mut self, reason: &str) -> Event {
-        self.lifecycle("DISCONNECTED", reason, json!({"closeCode": 1006}))
+        self.lifecycle("DISCONNECTED", reason, &json!({"closeCode": 1006}))
     }
 
     pub(crate) fn stream_end(&mut self, action: i64) -> Event {
         self.event(
             "WebcastControlMessage",
             "STREAM_END",
-            json!({"rawType": "WebcastControlMessage", "action": action}),
+            &json!({"rawType": "WebcastControlMessage", "action": action}),
             "AAEC".into(),
         )
     }

@@ -135,7 +135,7 @@ async fn a_newer_broadcast_ends_the_older_ones_of_its_creator_only() {
 async fn a_failed_attempt_is_no_open_session() {
     let rig = Rig::new().await;
     let mut room = Room::new("7301", "ann", 1, noon());
-    let refused = room.lifecycle("ERROR", "sign_refused", json!({"detail": "429"}));
+    let refused = room.lifecycle("ERROR", "sign_refused", &json!({"detail": "429"}));
     rig.store(rig.options(), &[refused]).await;
     let snapshot = rig.snapshot().await;
     assert_eq!(snapshot["sessions"][0]["end_reason"], "sign_refused");

@@ -107,7 +107,7 @@ async fn what_cannot_be_stored_goes_to_the_dead_letters_and_the_rest_is_stored()
         (41, "field `raw`"),
         (99, "index row size"),
     ] {
-        let payload = serde_json::to_value(&events[place].json.to_string()).unwrap();
+        let payload = serde_json::to_value(events[place].json.to_string()).unwrap();
         let (_, error, letter) = letters
             .iter()
             .find(|(_, error, _)| error.contains(said))

@@ -59,7 +59,7 @@ impl Proxy {
         let login = match (url.username(), url.password()) {
             ("", None) => None,
             (user, password) => Some((
-                decoded(user)?,
+                SecretString::from(decoded(user)?),
                 SecretString::from(decoded(password.unwrap_or_default())?),
             )),
         };
@@ -90,12 +90,11 @@ impl Proxy {
                 let connected = match &self.login {
                     None => Socks5Stream::connect_with_socket(stream, (host, port)).await,
                     Some((user, password)) => {
-                        let password = password.expose_secret();
                         Socks5Stream::connect_with_password_and_socket(
                             stream,
                             (host, port),
-                            user,
-                            password,
+                            user.expose_secret(),
+                            password.expose_secret(),
                         )
                         .await
                     }
@@ -116,7 +115,11 @@ impl Proxy {
         };
         let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
         if let Some((user, password)) = &self.login {
-            let login = STANDARD.encode(format!("{}:{}", user.expose_secret(), password.expose_secret()));
+            let login = STANDARD.encode(format!(
+                "{}:{}",
+                user.expose_secret(),
+                password.expose_secret()
+            ));
             request.push_str("Proxy-Authorization: Basic ");
             request.push_str(&login);
             request.push_str("\r\n");
@@ -165,13 +168,13 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_passwords_stay_hidden() {
-        let found = proxy("http://me:p%40ss@proxy.example").unwrap();
+        let found = proxy("http://hunter:p%40ss@proxy.example").unwrap();
         assert_eq!(
             (found.kind, found.host.as_str(), found.port),
             (Kind::Http, "proxy.example", 80)
         );
         assert_eq!(found.login.as_ref().unwrap().1.expose_secret(), "p@ss");
-        assert!(!format!("{found:?}").contains("ss@") && !format!("{found:?}").contains("p@ss"));
+        assert!(!format!("{found:?}").contains("hunter") && !format!("{found:?}").contains("p@ss"));
         let socks = proxy("socks5://[::1]:9").unwrap();
         assert_eq!(
             (socks.kind, socks.host.as_str(), socks.port),

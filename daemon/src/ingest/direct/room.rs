@@ -117,7 +117,6 @@ struct Account {
 }
 
 /// Looks at creators as one visitor.
-#[derive(Debug)]
 pub(super) struct Lookout<'a> {
     pub(super) http: &'a Client,
     pub(super) device: &'a Device,

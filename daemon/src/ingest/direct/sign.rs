@@ -100,7 +100,6 @@ impl Error {
 }
 
 /// The client of the sign server, one for all rooms.
-#[derive(Debug)]
 pub(in crate::ingest) struct Signer {
     http: Client,
     base: Url,

@@ -134,6 +134,16 @@ fn a_repeat_is_dropped_also_after_a_reconnect() {
 }
 
 #[test]
+fn what_an_earlier_process_has_seen_is_a_repeat_too() {
+    let mut session = session();
+    session.remember(vec![("WebcastChatMessage".to_owned(), "5".to_owned())]);
+    let mut is_new = |message| session.take(message, true, at(NOW)).is_some();
+    assert!(!is_new(message(5, vec![])));
+    assert!(!is_new(message(0, payload(5, 0))), "also by its header");
+    assert!(is_new(message(6, vec![])));
+}
+
+#[test]
 fn the_id_is_the_wrappers_else_the_headers_else_the_content() {
     let mut session = session();
     let mut id = |message| {

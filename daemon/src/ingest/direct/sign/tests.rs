@@ -151,7 +151,6 @@ fn a_repeated_key_is_struck_out() {
         text.contains("key … is unknown") && !text.contains("hunter2"),
         "{text}"
     );
-    assert!(!format!("{signer:?}").contains("hunter2"));
 }
 
 #[tokio::test(start_paused = true)]
