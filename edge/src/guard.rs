@@ -24,6 +24,13 @@ pub(crate) fn check<B>(request: &Request<B>, public: Option<&str>) -> Result<(),
     if address > MAX_ADDRESS {
         return Err(Problem::address_too_long(MAX_ADDRESS));
     }
+    // Names in a path are UTF-8; anything else names nothing.
+    if percent_encoding::percent_decode_str(uri.path())
+        .decode_utf8()
+        .is_err()
+    {
+        return Err(Problem::not_found("nothing is at this path"));
+    }
     let host = request
         .headers()
         .get(HOST)
@@ -142,6 +149,13 @@ mod tests {
             check(&request(&path(MAX_ADDRESS + 1), None), None),
             Err(Problem::address_too_long(MAX_ADDRESS))
         );
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_is_not_found() {
+        let request = request("http://localhost/streams/%ff", None);
+        let problem = check(&request, None).unwrap_err();
+        assert_eq!(problem.status(), http::StatusCode::NOT_FOUND);
     }
 
     #[test]

@@ -263,10 +263,13 @@ impl Reader {
                 delay = shortest;
             }
             let reason = failure.reason();
-            log::warn(
-                "the relay lost its source and tries again",
-                &[("shard", &shard_text), ("reason", &reason)],
-            );
+            // Once, not with every attempt.
+            if self.status.borrow().reason.as_ref() != Some(&reason) {
+                log::warn(
+                    "the relay lost its source and tries again",
+                    &[("shard", &shard_text), ("reason", &reason)],
+                );
+            }
             self.set_state(RelayState::Retrying, Some(reason));
             Delay::from(delay).await;
             delay = longest.min(delay * 2);

@@ -47,6 +47,8 @@ struct Inner {
 pub(crate) struct Wait {
     signal: Rc<Inner>,
     raised: u64,
+    /// Who is woken; a poll by the same task need not be noted again.
+    waker: Option<Waker>,
 }
 
 impl Signal {
@@ -65,6 +67,7 @@ impl Signal {
         Wait {
             signal: Rc::clone(&self.0),
             raised: self.0.raised.get(),
+            waker: None,
         }
     }
 }
@@ -72,13 +75,18 @@ impl Signal {
 impl Future for Wait {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         if self.signal.raised.get() != self.raised {
             return Poll::Ready(());
         }
-        let mut waiting = self.signal.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            waiting.push(context.waker().clone());
+        let waker = context.waker();
+        if !self
+            .waker
+            .as_ref()
+            .is_some_and(|noted| noted.will_wake(waker))
+        {
+            self.signal.waiting.borrow_mut().push(waker.clone());
+            self.waker = Some(waker.clone());
         }
         Poll::Pending
     }

@@ -28,7 +28,7 @@ pub mod events {
 
 /// Field names of an entry of the dead-letter stream.
 pub mod dlq {
-    /// The stage that gave up: `normalizer`, `storage`, `forwarder`, `actions`.
+    /// The stage that gave up: `ingest` (a frame it cannot read), `normalizer`, `storage`, `forwarder`, `actions`.
     pub const STAGE: &str = "stage";
     /// The category, such as `PARSE_ERROR`.
     pub const REASON: &str = "reason";

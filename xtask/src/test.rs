@@ -117,7 +117,12 @@ fn test_rust(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
                 packages,
             )
         } else {
-            cargo(&["test", "--no-fail-fast"], packages)
+            let mut command = cargo(&["test", "--no-fail-fast"], packages);
+            // Whole products side by side, each with a browser, are too much for a small machine.
+            if std::env::var_os("RUST_TEST_THREADS").is_none() {
+                command.env("RUST_TEST_THREADS", "2");
+            }
+            command
         };
         command.args(filter);
         if let Err(error) = counted("test", command, counts) {

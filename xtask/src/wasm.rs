@@ -23,7 +23,7 @@ use crate::{packages, processes, progress, project, tools};
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Debian's packages: compiler, cargo, the standard library's sources, and a linker.
-const DEBIAN: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
+const DEBIAN: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-19"];
 
 /// A toolchain with the wasm32 target.
 #[derive(Debug, Clone)]
@@ -170,22 +170,18 @@ impl Distribution {
     }
 }
 
-/// The generic driver `lld`, or `lld-19` and its like: the newest.
+/// The newest `lld-19` or later: an older linker can't read what the compiler writes.
 fn newest_lld() -> Option<PathBuf> {
-    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/bin")
+    fs::read_dir("/usr/bin")
         .ok()?
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let version = name.strip_prefix("lld-")?.parse().ok()?;
-            Some((version, entry.path()))
+            let version: u32 = name.strip_prefix("lld-")?.parse().ok()?;
+            (version >= 19).then(|| (version, entry.path()))
         })
-        .collect();
-    found.sort();
-    found
-        .pop()
+        .max()
         .map(|(_, file)| file)
-        .or_else(|| Some(PathBuf::from("/usr/bin/lld")).filter(|file| project::is_program(file)))
 }
 
 fn distribution() -> Result<Toolchain> {
