@@ -86,7 +86,9 @@ return done";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address cannot be read. Its text is not repeated: it may hold a password.
-    #[error("REDIS_URL is not a Redis address: use redis://[user:password@]host:port[/db] or rediss://…")]
+    #[error(
+        "REDIS_URL is not a Redis address: use redis://[user:password@]host:port[/db] or rediss://…"
+    )]
     Address,
     /// A command or a connection failed.
     #[error("redis: {0}")]
@@ -180,7 +182,12 @@ impl Bus {
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
         let manager = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
-        Ok(Self { client, manager, names, hop: Script::new(HOP) })
+        Ok(Self {
+            client,
+            manager,
+            names,
+            hop: Script::new(HOP),
+        })
     }
 
     /// The names of the streams.
@@ -190,14 +197,19 @@ impl Bus {
 
     /// Asks Redis for a sign of life.
     pub async fn ping(&self) -> Result<(), Error> {
-        Ok(redis::cmd("PING").exec_async(&mut self.manager.clone()).await?)
+        Ok(redis::cmd("PING")
+            .exec_async(&mut self.manager.clone())
+            .await?)
     }
 
     // ---- ingest
 
     /// The highest `seqNo` given out in this room, if remembered.
     pub async fn seq_floor(&self, stream_id: &str) -> Result<Option<u64>, Error> {
-        Ok(redis::cmd("GET").arg(self.room_key("seq", stream_id)).query_async(&mut self.manager.clone()).await?)
+        Ok(redis::cmd("GET")
+            .arg(self.room_key("seq", stream_id))
+            .query_async(&mut self.manager.clone())
+            .await?)
     }
 
     /// The latest messages of this room, as [`Envelope::kind`] and message id, oldest first: what
@@ -221,8 +233,17 @@ impl Bus {
             pipeline.atomic();
             let stream = self.names.raw(shard);
             let mut rooms: HashMap<&str, Room> = HashMap::new();
-            for envelope in envelopes.iter().filter(|e| self.names.shard_of(&e.stream_id) == shard) {
-                let command = pipeline.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(FUSE).arg("*");
+            for envelope in envelopes
+                .iter()
+                .filter(|e| self.names.shard_of(&e.stream_id) == shard)
+            {
+                let command = pipeline
+                    .cmd("XADD")
+                    .arg(&stream)
+                    .arg("MAXLEN")
+                    .arg("~")
+                    .arg(FUSE)
+                    .arg("*");
                 for (field, value) in envelope.to_fields() {
                     command.arg(field).arg(value.as_ref());
                 }
@@ -230,7 +251,8 @@ impl Bus {
                 let room = rooms.entry(&envelope.stream_id).or_default();
                 room.highest = envelope.seq_no.max(room.highest);
                 if let Some(msg_id) = &envelope.msg_id {
-                    room.seen.push((envelope.seq_no, format!("{msg_id} {}", envelope.kind)));
+                    room.seen
+                        .push((envelope.seq_no, format!("{msg_id} {}", envelope.kind)));
                 }
             }
             if rooms.is_empty() {
@@ -239,11 +261,22 @@ impl Bus {
             for (stream_id, room) in rooms {
                 // One owner writes a room and its numbers only rise, so the last write is the highest.
                 let seq = self.room_key("seq", stream_id);
-                pipeline.cmd("SET").arg(seq).arg(room.highest).arg("EX").arg(SEQ_TTL).ignore();
+                pipeline
+                    .cmd("SET")
+                    .arg(seq)
+                    .arg(room.highest)
+                    .arg("EX")
+                    .arg(SEQ_TTL)
+                    .ignore();
                 if !room.seen.is_empty() {
                     let seen = self.room_key("seen", stream_id);
                     pipeline.cmd("ZADD").arg(&seen).arg(room.seen).ignore();
-                    pipeline.cmd("ZREMRANGEBYRANK").arg(&seen).arg(0).arg(-1 - SEEN).ignore();
+                    pipeline
+                        .cmd("ZREMRANGEBYRANK")
+                        .arg(&seen)
+                        .arg(0)
+                        .arg(-1 - SEEN)
+                        .ignore();
                     pipeline.cmd("EXPIRE").arg(&seen).arg(SEEN_TTL).ignore();
                 }
             }
@@ -269,7 +302,10 @@ impl Bus {
         if self.names.shards() == 1 {
             format!("ttlc:{what}:{stream_id}")
         } else {
-            format!("ttlc:{what}:{{{}}}:{stream_id}", self.names.shard_of(stream_id))
+            format!(
+                "ttlc:{what}:{{{}}}:{stream_id}",
+                self.names.shard_of(stream_id)
+            )
         }
     }
 
@@ -283,14 +319,24 @@ impl Bus {
         command.arg(dlq::REASON).arg(letter.reason);
         command.arg(dlq::ERROR).arg(&letter.error);
         command.arg(dlq::PAYLOAD).arg(&letter.payload);
-        command.arg(dlq::FAILED_AT).arg(letter.failed_at.to_string());
+        command
+            .arg(dlq::FAILED_AT)
+            .arg(letter.failed_at.to_string());
         Ok(command.exec_async(&mut self.manager.clone()).await?)
     }
 
     /// A reader of `stream` for `group` under a fixed `name`: the same name finds its own
     /// unfinished entries again after a crash. Two processes must not use one name at a time.
     pub fn consumer(&self, stream: String, group: &'static str, name: &str) -> Consumer {
-        Consumer { bus: self.clone(), stream, group, name: name.to_owned(), connection: None, client_id: None, history: None }
+        Consumer {
+            bus: self.clone(),
+            stream,
+            group,
+            name: name.to_owned(),
+            connection: None,
+            client_id: None,
+            history: None,
+        }
     }
 
     /// Drops the entries of `stream` that every group has processed; returns how many went.
@@ -298,28 +344,42 @@ impl Bus {
     /// A stream without groups is left alone: nobody has said what they need.
     pub async fn trim(&self, stream: &str) -> Result<u64, Error> {
         let mut connection = self.manager.clone();
-        let groups: redis::streams::StreamInfoGroupsReply =
-            match redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(&mut connection).await {
-                Ok(groups) => groups,
-                // No stream yet.
-                Err(error) if error.code() == Some("ERR") => return Ok(0),
-                Err(error) => return Err(error.into()),
-            };
+        let groups: redis::streams::StreamInfoGroupsReply = match redis::cmd("XINFO")
+            .arg("GROUPS")
+            .arg(stream)
+            .query_async(&mut connection)
+            .await
+        {
+            Ok(groups) => groups,
+            // No stream yet.
+            Err(error) if error.code() == Some("ERR") => return Ok(0),
+            Err(error) => return Err(error.into()),
+        };
         let mut needed: Option<EntryId> = None;
         for group in &groups.groups {
-            let mut position = EntryId::parse(&group.last_delivered_id).ok_or(Error::Reply("XINFO"))?;
+            let mut position =
+                EntryId::parse(&group.last_delivered_id).ok_or(Error::Reply("XINFO"))?;
             if group.pending > 0 {
-                let summary: Value =
-                    redis::cmd("XPENDING").arg(stream).arg(&group.name).query_async(&mut connection).await?;
+                let summary: Value = redis::cmd("XPENDING")
+                    .arg(stream)
+                    .arg(&group.name)
+                    .query_async(&mut connection)
+                    .await?;
                 if let Value::Array(parts) = &summary
-                    && let Some(oldest) = parts.get(1).and_then(text).as_deref().and_then(EntryId::parse)
+                    && let Some(oldest) = parts
+                        .get(1)
+                        .and_then(text)
+                        .as_deref()
+                        .and_then(EntryId::parse)
                 {
                     position = position.min(oldest);
                 }
             }
             needed = Some(needed.map_or(position, |smallest| smallest.min(position)));
         }
-        let Some(EntryId(ms, seq)) = needed else { return Ok(0) };
+        let Some(EntryId(ms, seq)) = needed else {
+            return Ok(0);
+        };
         Ok(redis::cmd("XTRIM")
             .arg(stream)
             .arg("MINID")
@@ -418,31 +478,62 @@ impl Consumer {
         wait: Duration,
     ) -> Result<Vec<Entry>, Error> {
         if let Some(after) = &self.history {
-            let entries = read_group(connection, &self.stream, self.group, &self.name, count, None, after).await?;
+            let entries = read_group(
+                connection,
+                &self.stream,
+                self.group,
+                &self.name,
+                count,
+                None,
+                after,
+            )
+            .await?;
             if let Some(last) = entries.last() {
                 self.history = Some(last.id.clone());
                 return Ok(entries);
             }
             self.history = None;
         }
-        read_group(connection, &self.stream, self.group, &self.name, count, Some(wait), ">").await
+        read_group(
+            connection,
+            &self.stream,
+            self.group,
+            &self.name,
+            count,
+            Some(wait),
+            ">",
+        )
+        .await
     }
 
     async fn connect(&mut self, wait: Duration) -> Result<MultiplexedConnection, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT + wait));
-        let mut connection = self.bus.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = self
+            .bus
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         if let Some(old) = self.client_id.take() {
             // A read that still waits over there would take entries into our history after we have
             // read it. That the old connection is gone already is the usual case and no error.
-            let kill = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(old).exec_async(&mut connection).await;
+            let kill = redis::cmd("CLIENT")
+                .arg("KILL")
+                .arg("ID")
+                .arg(old)
+                .exec_async(&mut connection)
+                .await;
             if let Err(error) = kill {
                 tracing::debug!(stream = %self.stream, group = self.group, %error, "cannot end the old connection");
             }
         }
         // Some managed servers hide it; then there is nothing to end later.
-        self.client_id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await.ok();
+        self.client_id = redis::cmd("CLIENT")
+            .arg("ID")
+            .query_async(&mut connection)
+            .await
+            .ok();
         let made = redis::cmd("XGROUP")
             .arg("CREATE")
             .arg(&self.stream)
@@ -480,16 +571,28 @@ impl Consumer {
         }
         let names = self.bus.names;
         let mut call = self.bus.hop.prepare_invoke();
-        call.key(&self.stream).key(names.events(shard)).key(names.dlq(shard));
+        call.key(&self.stream)
+            .key(names.events(shard))
+            .key(names.dlq(shard));
         call.arg(self.group).arg(FUSE);
         for hop in hops {
             call.arg(&hop.raw_id);
             match &hop.outcome {
-                Outcome::Event { json, normalized_at, raw } => {
-                    call.arg("e").arg(json).arg(normalized_at.to_string()).arg(raw);
+                Outcome::Event {
+                    json,
+                    normalized_at,
+                    raw,
+                } => {
+                    call.arg("e")
+                        .arg(json)
+                        .arg(normalized_at.to_string())
+                        .arg(raw);
                 }
                 Outcome::DeadLetter(letter) => {
-                    call.arg("d").arg(letter.stage).arg(letter.reason).arg(&letter.error);
+                    call.arg("d")
+                        .arg(letter.stage)
+                        .arg(letter.reason)
+                        .arg(&letter.error);
                     call.arg(&letter.payload).arg(letter.failed_at.to_string());
                 }
             }
@@ -508,10 +611,17 @@ async fn read_group(
     after: &str,
 ) -> Result<Vec<Entry>, Error> {
     let mut command = redis::cmd("XREADGROUP");
-    command.arg("GROUP").arg(group).arg(name).arg("COUNT").arg(count);
+    command
+        .arg("GROUP")
+        .arg(group)
+        .arg(name)
+        .arg("COUNT")
+        .arg(count);
     if let Some(wait) = wait {
         // 0 would wait for ever.
-        command.arg("BLOCK").arg(u64::try_from(wait.as_millis().max(1)).unwrap_or(u64::MAX));
+        command
+            .arg("BLOCK")
+            .arg(u64::try_from(wait.as_millis().max(1)).unwrap_or(u64::MAX));
     }
     command.arg("STREAMS").arg(stream).arg(after);
     let reply: Value = command.query_async(connection).await?;
@@ -520,13 +630,21 @@ async fn read_group(
 
 /// Reads `[[stream, [[id, [field, value, …] or nil], …]]]`, or nil for nothing.
 fn entries(reply: Value) -> Option<Vec<Entry>> {
-    let Value::Array(streams) = reply else { return matches!(reply, Value::Nil).then(Vec::new) };
+    let Value::Array(streams) = reply else {
+        return matches!(reply, Value::Nil).then(Vec::new);
+    };
     let mut found = Vec::new();
     for stream in streams {
-        let Value::Array(mut parts) = stream else { return None };
-        let Value::Array(list) = parts.pop()? else { return None };
+        let Value::Array(mut parts) = stream else {
+            return None;
+        };
+        let Value::Array(list) = parts.pop()? else {
+            return None;
+        };
         for entry in list {
-            let Value::Array(mut parts) = entry else { return None };
+            let Value::Array(mut parts) = entry else {
+                return None;
+            };
             let values = parts.pop()?;
             let id = parts.pop().as_ref().and_then(text)?;
             let mut fields = HashMap::new();
@@ -549,9 +667,10 @@ fn text(value: &Value) -> Option<String> {
 /// A string reply; bytes that are not UTF-8 are replaced, for our own fields always are.
 fn into_text(value: Value) -> Option<String> {
     match value {
-        Value::BulkString(bytes) => {
-            Some(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
-        }
+        Value::BulkString(bytes) => Some(
+            String::from_utf8(bytes)
+                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        ),
         Value::SimpleString(text) => Some(text),
         _ => None,
     }

@@ -50,7 +50,13 @@ pub enum Command {
 #[derive(Args)]
 pub struct Common {
     /// Redis, redis://[user:password@]host:port[/db] or rediss://… for TLS
-    #[arg(long, env = "REDIS_URL", default_value = "redis://localhost:6379", hide_env_values = true, hide_default_value = false)]
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        default_value = "redis://localhost:6379",
+        hide_env_values = true,
+        hide_default_value = false
+    )]
     pub redis_url: SecretString,
     /// How many shards the streams have; the same for every process, daemon and edge
     #[arg(long, env = "STREAM_SHARDS", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -142,12 +148,25 @@ mod tests {
         }
         assert!(known.len() > 15, "{known:?}");
         for variable in &known {
-            assert!(readme.contains(&format!("| `{variable}` |")), "README.md lacks {variable}");
-            assert!(example.contains(&format!("\n#{variable}=")), ".env.example lacks {variable}");
+            assert!(
+                readme.contains(&format!("| `{variable}` |")),
+                "README.md lacks {variable}"
+            );
+            assert!(
+                example.contains(&format!("\n#{variable}=")),
+                ".env.example lacks {variable}"
+            );
         }
-        let documented = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
-        for (variable, _) in documented.filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')) {
-            assert!(known.contains(variable), "README.md names {variable}, which nobody reads");
+        let documented = readme
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        for (variable, _) in
+            documented.filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        {
+            assert!(
+                known.contains(variable),
+                "README.md names {variable}, which nobody reads"
+            );
         }
     }
 }

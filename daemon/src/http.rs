@@ -20,8 +20,13 @@ pub async fn run(address: SocketAddr, bus: Bus, stop: CancellationToken) -> anyh
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another HEALTH_ADDR"))?;
-    let routes = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(bus);
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    let routes = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(bus);
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
     Ok(())
 }
 
@@ -37,9 +42,21 @@ async fn ready(State(bus): State<Bus>) -> (StatusCode, String) {
 /// # Errors
 /// When it does not answer or is not ready.
 pub async fn check(address: SocketAddr) -> anyhow::Result<()> {
-    let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(3)).no_proxy().build()?;
-    let answer = client.get(format!("http://{address}/readyz")).send().await.context("no answer")?;
+    let client = reqwest::Client::builder()
+        .timeout(std::time::Duration::from_secs(3))
+        .no_proxy()
+        .build()?;
+    let answer = client
+        .get(format!("http://{address}/readyz"))
+        .send()
+        .await
+        .context("no answer")?;
     let status = answer.status();
-    anyhow::ensure!(status.is_success(), "not ready: {} {}", status, answer.text().await.unwrap_or_default().trim());
+    anyhow::ensure!(
+        status.is_success(),
+        "not ready: {} {}",
+        status,
+        answer.text().await.unwrap_or_default().trim()
+    );
     Ok(())
 }

@@ -18,7 +18,10 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::init(cli.telemetry);
     // One TLS implementation for all clients; a second call would mean that somebody was faster.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         tracing::warn!("a TLS provider was installed already");
     }
     match execute(cli.command).await {
@@ -94,7 +97,9 @@ async fn trim(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
             for stream in [bus.names().raw(shard), bus.names().events(shard)] {
                 match stop.run_until_cancelled(bus.trim(&stream)).await {
                     Some(Ok(dropped)) => tracing::debug!(%stream, dropped, "trimmed"),
-                    Some(Err(error)) => tracing::warn!(%stream, %error, "cannot trim, trying again later"),
+                    Some(Err(error)) => {
+                        tracing::warn!(%stream, %error, "cannot trim, trying again later")
+                    }
                     None => return Ok(()),
                 }
             }

@@ -30,9 +30,16 @@ pub struct Stages {
 
 impl Stages {
     /// None yet.
-    #[expect(clippy::new_without_default, reason = "an empty set of stages is a beginning, not a default")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "an empty set of stages is a beginning, not a default"
+    )]
     pub fn new() -> Self {
-        Self { order: Vec::new(), tasks: JoinSet::new(), names: HashMap::new() }
+        Self {
+            order: Vec::new(),
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+        }
     }
 
     /// Starts a stage; those started first are stopped first.
@@ -43,7 +50,9 @@ impl Stages {
     {
         let stop = CancellationToken::new();
         let running = stage(stop.clone());
-        let task = self.tasks.spawn(async move { running.await.map_err(Into::into) });
+        let task = self
+            .tasks
+            .spawn(async move { running.await.map_err(Into::into) });
         self.names.insert(task.id(), name);
         self.order.push((name, stop));
         tracing::info!(stage = name, "stage started");
@@ -100,7 +109,9 @@ impl Stages {
         let name = self.names.remove(&id).unwrap_or("unknown");
         match outcome {
             Ok(()) => tracing::info!(stage = name, "stage stopped"),
-            Err(error) => tracing::error!(stage = name, error = format!("{error:#}"), "stage failed"),
+            Err(error) => {
+                tracing::error!(stage = name, error = format!("{error:#}"), "stage failed")
+            }
         }
         name
     }
@@ -122,7 +133,9 @@ mod tests {
     fn stage(
         log: &Arc<Mutex<Vec<&'static str>>>,
         name: &'static str,
-    ) -> impl FnOnce(CancellationToken) -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> {
+    ) -> impl FnOnce(
+        CancellationToken,
+    ) -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> {
         let log = log.clone();
         move |stop| {
             Box::pin(async move {
@@ -138,7 +151,9 @@ mod tests {
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut stages = Stages::new();
         stages.spawn("first", stage(&log, "first"));
-        stages.spawn("broken", |_| async { Err::<(), _>(anyhow::anyhow!("out of luck")) });
+        stages.spawn("broken", |_| async {
+            Err::<(), _>(anyhow::anyhow!("out of luck"))
+        });
         stages.spawn("last", stage(&log, "last"));
         let error = stages.run().await.unwrap_err();
         assert_eq!(error.to_string(), "stage broken ended by itself");

@@ -49,9 +49,15 @@ pub fn init(options: Options) {
         Level::Error => "error",
     };
     let filter = EnvFilter::new(format!("warn,daemon={level},ttlc={level}"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match options.log_format {
-        Format::Json => logs.json().flatten_event(true).with_current_span(false).init(),
+        Format::Json => logs
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .init(),
         Format::Text => logs.with_target(false).init(),
     }
 }
