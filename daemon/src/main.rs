@@ -98,7 +98,7 @@ async fn trim(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
                 match stop.run_until_cancelled(bus.trim(&stream)).await {
                     Some(Ok(dropped)) => tracing::debug!(%stream, dropped, "trimmed"),
                     Some(Err(error)) => {
-                        tracing::warn!(%stream, %error, "cannot trim, trying again later")
+                        tracing::warn!(%stream, %error, "cannot trim, trying again later");
                     }
                     None => return Ok(()),
                 }

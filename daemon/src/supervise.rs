@@ -110,7 +110,7 @@ impl Stages {
         match outcome {
             Ok(()) => tracing::info!(stage = name, "stage stopped"),
             Err(error) => {
-                tracing::error!(stage = name, error = format!("{error:#}"), "stage failed")
+                tracing::error!(stage = name, error = format!("{error:#}"), "stage failed");
             }
         }
         name
