@@ -25,6 +25,7 @@
 //! **Trimming.** Entries that every group has processed are dropped by [`Bus::trim`] (`MINID` at
 //! the smallest position any group still needs). [`FUSE`] bounds a stream if no reader ever comes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use redis::{AsyncConnectionConfig, Client, Script, Value};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use shared::raw::Envelope;
-use shared::streams::{StreamNames, dlq};
+use shared::streams::{StreamNames, dlq, events};
 use shared::time::Timestamp;
 
 /// No command takes longer than this, but for the time a read is told to wait.
@@ -54,31 +55,19 @@ const STATUS_TTL: u64 = 90;
 /// Publishes the outcomes of raw entries and acknowledges these, all or nothing per entry: an
 /// entry that is no longer pending (a rival was faster, or this is a repeat) publishes nothing.
 ///
-/// KEYS: raw, events, dlq. ARGV: group, fuse, then per entry its id, `e` or `d`, and the outcome's
-/// three (event, normalizedAt, raw) or five (stage, reason, error, payload, failedAt) values.
+/// KEYS: raw, events, dlq. ARGV: group, then per raw entry its id, the number of the key that its
+/// outcome goes to, how many words the outcome has, and these: what `XADD` takes after the key.
 const HOP: &str = r"
 local done = 0
-local i = 3
+local i = 2
 while i <= #ARGV do
-  local id, kind = ARGV[i], ARGV[i + 1]
-  local pending = #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0
-  if kind == 'e' then
-    if pending then
-      redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*',
-        'event', ARGV[i + 2], 'normalizedAt', ARGV[i + 3], 'raw', ARGV[i + 4])
-    end
-    i = i + 5
-  else
-    if pending then
-      redis.call('XADD', KEYS[3], '*', 'stage', ARGV[i + 2], 'reason', ARGV[i + 3],
-        'error', ARGV[i + 4], 'payload', ARGV[i + 5], 'failedAt', ARGV[i + 6])
-    end
-    i = i + 7
-  end
-  if pending then
+  local id, target, words = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0 then
+    redis.call('XADD', KEYS[target], unpack(ARGV, i + 3, i + 2 + words))
     redis.call('XACK', KEYS[1], ARGV[1], id)
     done = done + 1
   end
+  i = i + 3 + words
 end
 return done";
 
@@ -139,6 +128,25 @@ pub struct DeadLetter {
     pub failed_at: Timestamp,
 }
 
+impl DeadLetter {
+    /// What `XADD` takes after the stream.
+    fn words(&self) -> Vec<Cow<'_, str>> {
+        vec![
+            "*".into(),
+            dlq::STAGE.into(),
+            self.stage.into(),
+            dlq::REASON.into(),
+            self.reason.into(),
+            dlq::ERROR.into(),
+            self.error.as_str().into(),
+            dlq::PAYLOAD.into(),
+            self.payload.as_str().into(),
+            dlq::FAILED_AT.into(),
+            self.failed_at.to_string().into(),
+        ]
+    }
+}
+
 /// What becomes of a raw entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -153,6 +161,34 @@ pub enum Outcome {
     },
     /// It goes to the dead letters.
     DeadLetter(DeadLetter),
+}
+
+impl Outcome {
+    /// The number of the key in [`HOP`] that it goes to, and what `XADD` takes after that key.
+    fn target_and_words(&self) -> (usize, Vec<Cow<'_, str>>) {
+        match self {
+            Self::Event {
+                json,
+                normalized_at,
+                raw,
+            } => {
+                let words = vec![
+                    "MAXLEN".into(),
+                    "~".into(),
+                    FUSE.to_string().into(),
+                    "*".into(),
+                    events::EVENT.into(),
+                    json.as_str().into(),
+                    events::NORMALIZED_AT.into(),
+                    normalized_at.to_string().into(),
+                    events::RAW.into(),
+                    raw.as_str().into(),
+                ];
+                (2, words)
+            }
+            Self::DeadLetter(letter) => (3, letter.words()),
+        }
+    }
 }
 
 /// The outcome of one raw entry.
@@ -314,14 +350,10 @@ impl Bus {
     /// Writes a dead letter to the first shard's stream.
     pub async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Error> {
         let mut command = redis::cmd("XADD");
-        command.arg(self.names.dlq(0)).arg("*");
-        command.arg(dlq::STAGE).arg(letter.stage);
-        command.arg(dlq::REASON).arg(letter.reason);
-        command.arg(dlq::ERROR).arg(&letter.error);
-        command.arg(dlq::PAYLOAD).arg(&letter.payload);
-        command
-            .arg(dlq::FAILED_AT)
-            .arg(letter.failed_at.to_string());
+        command.arg(self.names.dlq(0));
+        for word in letter.words() {
+            command.arg(word.as_ref());
+        }
         Ok(command.exec_async(&mut self.manager.clone()).await?)
     }
 
@@ -574,27 +606,12 @@ impl Consumer {
         call.key(&self.stream)
             .key(names.events(shard))
             .key(names.dlq(shard));
-        call.arg(self.group).arg(FUSE);
+        call.arg(self.group);
         for hop in hops {
-            call.arg(&hop.raw_id);
-            match &hop.outcome {
-                Outcome::Event {
-                    json,
-                    normalized_at,
-                    raw,
-                } => {
-                    call.arg("e")
-                        .arg(json)
-                        .arg(normalized_at.to_string())
-                        .arg(raw);
-                }
-                Outcome::DeadLetter(letter) => {
-                    call.arg("d")
-                        .arg(letter.stage)
-                        .arg(letter.reason)
-                        .arg(&letter.error);
-                    call.arg(&letter.payload).arg(letter.failed_at.to_string());
-                }
+            let (target, words) = hop.outcome.target_and_words();
+            call.arg(&hop.raw_id).arg(target).arg(words.len());
+            for word in &words {
+                call.arg(word.as_ref());
             }
         }
         Ok(call.invoke_async(&mut self.bus.manager.clone()).await?)
