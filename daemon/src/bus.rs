@@ -3,7 +3,7 @@
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`control`](self::control) (who is followed),
-//! [`trim`](self::trim) (what leaves the streams).
+//! [`trim`](self::trim) (what leaves the streams), `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
@@ -39,6 +39,7 @@ pub mod consumer;
 pub mod control;
 pub mod hop;
 pub mod rooms;
+mod safety;
 pub mod trim;
 
 use std::borrow::Cow;

@@ -1,6 +1,7 @@
 //! `ttlc`: reads the settings, wires the stages of the chosen command and supervises them.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use daemon::bus::{Bus, trim};
@@ -60,6 +61,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
 
 fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
+    tokio::spawn(report_unsafe_redis(bus.clone()));
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;
@@ -91,4 +93,18 @@ fn spawn_normalizer(
 fn spawn_storage(stages: &mut Stages, bus: &Bus, options: storage::Options) {
     let bus = bus.clone();
     stages.spawn("storage-writer", |stop| storage::run(options, bus, stop));
+}
+
+/// Says once what can lose events in this Redis, as soon as it answers.
+async fn report_unsafe_redis(bus: Bus) {
+    let found = loop {
+        match bus.unsafe_settings().await {
+            Ok(found) => break found,
+            Err(error) => tracing::debug!(%error, "cannot ask redis for its settings yet"),
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    };
+    for sentence in found {
+        tracing::warn!(reason = "unsafe_redis", "{sentence}");
+    }
 }
