@@ -5,12 +5,11 @@
 //! and unset ids are left out, numbers always stand. A payload that cannot be read, or a type that
 //! is not in the table, gives nothing: the event then has only its `raw`.
 
-use bytes::Bytes;
 use prost::{Message, Name};
 use serde_json::Value;
 use shared::event::User;
 
-use super::decode::decode;
+use super::decode::Body;
 use super::object::Object;
 use super::text::{count, display_type, image_url, rendered};
 use crate::proto::webcast;
@@ -23,42 +22,39 @@ pub(super) struct Decoded {
 }
 
 /// Reads a message by its type.
-pub(super) fn decoded(raw_type: &str, payload: &Bytes) -> Decoded {
+pub(super) fn decoded(raw_type: &str, body: &Body) -> Decoded {
     // The prefix is missing on some: `RoomMessage`, `LinkMicMethod`.
     match raw_type.strip_prefix("Webcast").unwrap_or(raw_type) {
-        "QuestionNewMessage" => read(payload, question),
-        "LiveIntroMessage" => read(payload, live_intro),
-        "EnvelopeMessage" => read(payload, envelope),
-        "ImDeleteMessage" => read(payload, im_delete),
-        "GoalUpdateMessage" => read(payload, goal),
-        "PollMessage" => read(payload, poll),
-        "RankUpdateMessage" => read(payload, rank_update),
-        "RankTextMessage" => read(payload, rank_text),
-        "HourlyRankRewardMessage" => read(payload, hourly_rank_reward),
-        "CaptionMessage" => read(payload, caption),
-        "RoomPinMessage" => read(payload, room_pin),
-        "RoomMessage" => read(payload, room_message),
-        "SystemMessage" => read(payload, system),
-        "UnauthorizedMemberMessage" => read(payload, unauthorized_member),
-        "OecLiveShoppingMessage" => read(payload, shopping),
-        "LinkMicFanTicketMethod" => read(payload, fan_tickets),
-        "LinkMicMethod" => read(payload, link_mic),
-        "LinkMessage" => read(payload, link),
-        "LinkLayerMessage" => read(payload, link_layer),
-        "LinkMicBattlePunishFinish" => read(payload, punish_finish),
-        "LinkmicBattleTaskMessage" => read(payload, battle_task),
-        "ToastMessage" => read(payload, toast),
-        "SubPinEventMessage" => read(payload, sub_pin),
-        "InRoomBannerMessage" => read(payload, banner),
+        "QuestionNewMessage" => read(body, question),
+        "LiveIntroMessage" => read(body, live_intro),
+        "EnvelopeMessage" => read(body, envelope),
+        "ImDeleteMessage" => read(body, im_delete),
+        "GoalUpdateMessage" => read(body, goal),
+        "PollMessage" => read(body, poll),
+        "RankUpdateMessage" => read(body, rank_update),
+        "RankTextMessage" => read(body, rank_text),
+        "HourlyRankRewardMessage" => read(body, hourly_rank_reward),
+        "CaptionMessage" => read(body, caption),
+        "RoomPinMessage" => read(body, room_pin),
+        "RoomMessage" => read(body, room_message),
+        "SystemMessage" => read(body, system),
+        "UnauthorizedMemberMessage" => read(body, unauthorized_member),
+        "OecLiveShoppingMessage" => read(body, shopping),
+        "LinkMicFanTicketMethod" => read(body, fan_tickets),
+        "LinkMicMethod" => read(body, link_mic),
+        "LinkMessage" => read(body, link),
+        "LinkLayerMessage" => read(body, link_layer),
+        "LinkMicBattlePunishFinish" => read(body, punish_finish),
+        "LinkmicBattleTaskMessage" => read(body, battle_task),
+        "ToastMessage" => read(body, toast),
+        "SubPinEventMessage" => read(body, sub_pin),
+        "InRoomBannerMessage" => read(body, banner),
         _ => Decoded::default(),
     }
 }
 
-fn read<M: Message + Default + Name>(
-    payload: &Bytes,
-    content: impl FnOnce(&M) -> Object,
-) -> Decoded {
-    let Ok(message) = decode::<M>(payload) else {
+fn read<M: Message + Default + Name>(body: &Body, content: impl FnOnce(&M) -> Object) -> Decoded {
+    let Ok(message) = body.decode::<M>() else {
         return Decoded::default();
     };
     let object = content(&message);
