@@ -46,9 +46,11 @@ pub(super) fn decoded(raw_type: &str, body: &Body) -> Decoded {
         "LinkLayerMessage" => read(body, link_layer),
         "LinkMicBattlePunishFinish" => read(body, punish_finish),
         "LinkmicBattleTaskMessage" => read(body, battle_task),
+        "LinkMicBattleItemCard" => read(body, item_card),
         "ToastMessage" => read(body, toast),
         "SubPinEventMessage" => read(body, sub_pin),
         "InRoomBannerMessage" => read(body, banner),
+        "SyntheticJoinMessage" | "SyntheticLeaveMessage" => read(body, presence),
         _ => Decoded::default(),
     }
 }
@@ -69,6 +71,16 @@ pub(super) fn social(message: &webcast::SocialMessage) -> Value {
     let object = Object::of(message.common.as_ref())
         .number("action", message.action)
         .text("shareTarget", &message.share_target);
+    Value::Object(object.content)
+}
+
+/// A notice about subscriptions that is none itself.
+pub(super) fn subscription_notice(message: &webcast::SubNotifyMessage) -> Value {
+    let object = Object::of(message.common.as_ref())
+        .number("messageType", message.message_type)
+        .number("subscribingStatus", message.subscribing_status)
+        .number("subMonth", message.sub_month)
+        .number("giftSource", message.gift_source);
     Value::Object(object.content)
 }
 
@@ -413,6 +425,41 @@ fn battle_task(message: &webcast::LinkmicBattleTaskMessage) -> Object {
     Object::of(message.common.as_ref())
         .number("taskMessageType", message.task_message_type)
         .id("battleId", message.battle_id)
+}
+
+/// A card that multiplies or hides the points of a side: glove, mist, ….
+fn item_card(message: &webcast::LinkMicBattleItemCard) -> Object {
+    let mut object = Object::of(message.common.as_ref())
+        .id("battleId", message.battle_id)
+        .number("msgType", message.msg_type);
+    let played = message
+        .use_critical_strike_card
+        .as_ref()
+        .or(message.use_smoke_card.as_ref());
+    let Some(played) = played else {
+        return object;
+    };
+    object = object
+        .id("anchorId", played.anchor_id)
+        .value("text", rendered(played.display_content.as_ref()));
+    let Some(card) = &played.card_info else {
+        return object;
+    };
+    let sender = card.send_user.as_ref().and_then(|info| info.user.as_ref());
+    object
+        .text("cardName", &card.card_name_key)
+        .time("sentAt", card.send_time_sec)
+        .number("effectSeconds", card.effect_last_duration)
+        .id("sendUserId", sender.map_or(0, |user| user.user_id))
+        .text("sendUserName", sender.map_or(&[], |user| &user.nick_name))
+}
+
+/// Euler's guess of who came and went.
+fn presence(message: &webcast::SyntheticPresence) -> Object {
+    Object::default()
+        .by(message.user.as_ref())
+        .time("firstSeen", message.first_seen)
+        .time("lastSeen", message.last_seen)
 }
 
 fn toast(message: &webcast::ToastMessage) -> Object {

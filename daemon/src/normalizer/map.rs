@@ -106,8 +106,11 @@ fn message(envelope: &Envelope, body: &Body) -> Result<(Payload, Option<User>), 
         "WebcastSubNotifyMessage" => {
             let message: webcast::SubNotifyMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), None);
-            let subscription = social::subscription(raw_type, &message);
-            (Payload::Subscribe(subscription), user)
+            let payload = social::subscription(&raw_type, &message).map_or_else(
+                || raw(envelope, Some(decoded::subscription_notice(&message))),
+                Payload::Subscribe,
+            );
+            (payload, user)
         }
         "WebcastEmoteChatMessage" => {
             let message: webcast::EmoteChatMessage = must_decode(envelope, body)?;
@@ -136,11 +139,18 @@ fn message(envelope: &Envelope, body: &Body) -> Result<(Payload, Option<User>), 
             let message: webcast::BarrageMessage = must_decode(envelope, body)?;
             let grade = message.user_grade_param.as_ref();
             let fan = message.fans_level_param.as_ref();
-            let user = first([
-                message.user.as_ref(),
-                grade.and_then(|param| param.user.as_ref()),
-                fan.and_then(|param| param.user.as_ref()),
-            ]);
+            // Where no field has the user, the text may name it.
+            let texts = [&message.content, &message.common_barrage_content];
+            let named = texts.into_iter().flatten().flat_map(|text| &text.pieces);
+            let user = first(
+                [
+                    message.user.as_ref(),
+                    grade.and_then(|param| param.user.as_ref()),
+                    fan.and_then(|param| param.user.as_ref()),
+                ]
+                .into_iter()
+                .chain(named.map(|piece| piece.user_value.as_ref()?.user.as_ref())),
+            );
             let banner = battle::barrage(raw_type, &message);
             (Payload::Battle(Box::new(banner)), user)
         }
@@ -247,13 +257,22 @@ fn emote(emote: &webcast::Emote, position: Option<u32>) -> Emote {
 }
 
 fn room_user(raw_type: String, message: &webcast::RoomUserSeqMessage) -> RoomUser {
-    let top_viewers = message.ranks.iter().filter_map(|place| {
-        Some(TopViewer {
-            person: person(place.user.as_ref()?)?,
-            rank: count(place.rank),
-            coins: count(place.score),
-        })
-    });
+    let top_viewers = message
+        .ranks
+        .iter()
+        .zip(1_u64..)
+        .filter_map(|(place, number)| {
+            Some(TopViewer {
+                person: person(place.user.as_ref()?)?,
+                // The oldest JSON has no rank, but the order.
+                rank: if place.rank > 0 {
+                    count(place.rank)
+                } else {
+                    number
+                },
+                coins: count(place.score),
+            })
+        });
     let anonymous = count(message.anonymous);
     RoomUser {
         raw_type,

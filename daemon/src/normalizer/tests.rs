@@ -6,4 +6,7 @@ mod check;
 mod check_raw;
 mod fixtures;
 mod hostile;
+mod json;
+mod methods;
+mod observed;
 mod readable;

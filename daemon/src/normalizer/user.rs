@@ -15,7 +15,10 @@ use crate::proto::webcast;
 /// otherwise from the account and its badges: the sources disagree at times.
 pub(super) fn user(user: &webcast::User, identity: Option<&webcast::UserIdentity>) -> Option<User> {
     let badges = badges(&user.badge_list);
+    // The badges know better: the fields are often 0.
     let level = |scene| badges.iter().find(|badge| badge.scene == scene)?.level;
+    let positive = |level| u32::try_from(level).ok().filter(|&level| level > 0);
+    let club = user.fans_club.as_ref().and_then(|club| club.data.as_ref());
     Some(User {
         user_id: user_id(user)?,
         username: text(&user.display_id),
@@ -30,8 +33,14 @@ pub(super) fn user(user: &webcast::User, identity: Option<&webcast::UserIdentity
             .follow_info
             .as_ref()
             .map(|info| count(info.following_count)),
-        gifter_level: level(scene::GIFTER_LEVEL),
-        team_level: level(scene::FAN_CLUB),
+        gifter_level: level(scene::GIFTER_LEVEL).or_else(|| positive(user.pay_grade?.level)),
+        team_level: level(scene::FAN_CLUB).or_else(|| positive(club?.level)),
+        team_name: club.and_then(|club| text(&club.club_name)),
+        friend: identity.map_or_else(
+            || follow_status(user) == MUTUAL,
+            |identity| identity.is_mutual_following_with_anchor,
+        ),
+        muted: user.user_attr.as_ref().is_some_and(|attr| attr.is_muted),
         verified: user.verified.then_some(true),
         sec_uid: text(&user.sec_uid),
         badges,
@@ -56,6 +65,13 @@ pub(super) fn first<'a>(
         .into_iter()
         .flatten()
         .find_map(|found| user(found, None))
+}
+
+/// TikTok's number for accounts that follow each other; 1 only follows the creator.
+const MUTUAL: i64 = 2;
+
+fn follow_status(user: &webcast::User) -> i64 {
+    user.follow_info.map_or(0, |info| info.follow_status)
 }
 
 fn user_id(user: &webcast::User) -> Option<String> {
@@ -105,10 +121,7 @@ fn roles(
                 .subscribe_info
                 .as_ref()
                 .is_some_and(|info| info.is_subscribed_to_anchor),
-        follower: user
-            .follow_info
-            .as_ref()
-            .is_some_and(|info| info.follow_status > 0),
+        follower: follow_status(user) > 0,
         top_gifter,
         anchor: wears(scene::ANCHOR),
     }

@@ -80,6 +80,21 @@ pub(super) fn encoded() -> Vec<Case> {
         .collect()
 }
 
+/// The messages of a file of Euler's envelopes, each with the file of its protobuf, where it has one.
+pub(super) fn euler(file: &str) -> Vec<(Envelope, Option<String>)> {
+    let mut messages = Vec::new();
+    for line in json_lines(&format!("euler-ws/{file}")) {
+        for message in line["messages"].as_array().unwrap() {
+            let data = RawData::Json(message["data"].as_object().unwrap().clone());
+            let kind = message["type"].as_str().unwrap();
+            let number = messages.len() as u64;
+            let fixture = line["fixture"].as_str().map(str::to_owned);
+            messages.push((envelope(kind, data, number), fixture));
+        }
+    }
+    messages
+}
+
 /// One encoded payload by its file name.
 pub(super) fn payload(file: &str) -> Case {
     encoded()
