@@ -130,3 +130,6 @@ fn append_value(field: &Field, value: &Value, depth: u32, bytes: &mut Vec<u8>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

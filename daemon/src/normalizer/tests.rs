@@ -4,7 +4,7 @@
 mod captured;
 mod check;
 mod check_raw;
-mod fixtures;
+pub(super) mod fixtures;
 mod hostile;
 mod json;
 mod methods;

@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    fn object(value: Value) -> Map<String, Value> {
+    fn object(value: &Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
@@ -134,7 +134,7 @@ mod tests {
             // A barrage has both; its `event` is something else.
             json!({"common": {"msgId": "7301234600000065537", "roomId": "7301234567890123456", "createTime": "1763800000000"}, "event": {"eventName": "x", "msgId": "1"}}),
         ] {
-            assert_eq!(json_header(&object(message.clone())), wanted, "{message}");
+            assert_eq!(json_header(&object(&message)), wanted, "{message}");
         }
     }
 
@@ -147,7 +147,7 @@ mod tests {
             json!({"common": {"msgId": "x", "roomId": [], "createTime": {}}, "msgId": "5"}),
             json!({"common": null, "event": 3}),
         ] {
-            assert_eq!(json_header(&object(message)), Header::default());
+            assert_eq!(json_header(&object(&message)), Header::default());
         }
     }
 
@@ -161,10 +161,10 @@ mod tests {
             (json!(1_u64 << 40), None),
             (json!(null), None),
         ] {
-            let message = object(json!({ "action": action }));
+            let message = object(&json!({ "action": action }));
             assert_eq!(json_control_action(&message), wanted, "{action}");
         }
-        assert_eq!(json_control_action(&object(json!({}))), None);
+        assert_eq!(json_control_action(&object(&json!({}))), None);
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(super) fn payload(file: &str) -> Case {
         .unwrap()
 }
 
-pub(super) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {
+pub(in crate::normalizer) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {
     Envelope {
         stream_id: "7301234567890123456".into(),
         session_id: Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001),
