@@ -263,6 +263,7 @@ fn rank_text(message: &webcast::RankTextMessage) -> Object {
         .number("ownerIdxBeforeUpdate", message.owner_idx_before_update)
         .number("ownerIdxAfterUpdate", message.owner_idx_after_update)
         .id("curUserId", message.cur_user_id)
+        .value("text", rendered(message.content.as_ref()))
         .value("selfText", rendered(message.self_get_badge_msg.as_ref()))
         .value("otherText", rendered(message.other_get_badge_msg.as_ref()))
 }
