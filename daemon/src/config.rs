@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use shared::streams::StreamNames;
 
+use crate::bus::trim;
 use crate::{ingest, normalizer, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
@@ -61,7 +62,7 @@ pub struct Common {
     /// How many shards the streams have; the same for every process, daemon and edge
     #[arg(long, env = "STREAM_SHARDS", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub stream_shards: u32,
-    /// Where to answer /livez and /readyz, such as 127.0.0.1:9090; nowhere when not set
+    /// Where to answer /livez, /readyz and /metrics, such as 127.0.0.1:9090; nowhere when not set
     #[arg(long, env = "HEALTH_ADDR")]
     pub health_addr: Option<SocketAddr>,
 }
@@ -85,6 +86,9 @@ pub struct RunOptions {
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
+    /// Trimming the streams.
+    #[command(flatten)]
+    pub trim: trim::Options,
     /// Storing.
     #[command(flatten)]
     pub storage: storage::Options,
@@ -110,6 +114,9 @@ pub struct NormalizerOptions {
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
+    /// Trimming the streams.
+    #[command(flatten)]
+    pub trim: trim::Options,
 }
 
 /// Options of `storage-writer`.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use redis::Value;
-use shared::streams::{GROUP_API, GROUP_NORMALIZER, GROUP_STORAGE};
 
 use super::rig::{ROOM, Redis, envelope, read};
 
@@ -85,64 +84,5 @@ async fn a_restart_of_redis_costs_errors_but_no_entry() {
         again.into_iter().map(|entry| entry.id).collect::<Vec<_>>(),
         held,
         "pending ones come again"
-    );
-}
-
-#[tokio::test]
-async fn trimming_keeps_what_any_group_still_needs() {
-    let redis = Redis::start();
-    let sent: Vec<_> = (0..1_000).map(|seq| envelope(ROOM, seq)).collect();
-    redis.publish(&sent).await;
-    assert_eq!(
-        redis.bus.trim("ttlc:raw").await.unwrap(),
-        0,
-        "nobody has said what they need"
-    );
-    assert_eq!(redis.bus.trim("ttlc:nothing").await.unwrap(), 0);
-
-    // One group has read and acknowledged all, the second holds an entry, the third has read none.
-    let mut fast = redis
-        .bus
-        .consumer("ttlc:raw".into(), GROUP_NORMALIZER, "slot-0");
-    let ids = fast.read(1_000, Duration::from_millis(20)).await.unwrap();
-    fast.ack(&ids.iter().map(|entry| entry.id.clone()).collect::<Vec<_>>())
-        .await
-        .unwrap();
-    let mut holding = redis
-        .bus
-        .consumer("ttlc:raw".into(), GROUP_STORAGE, "slot-0");
-    let held = holding.read(900, Duration::from_millis(20)).await.unwrap();
-    let mut idle = redis.bus.consumer("ttlc:raw".into(), GROUP_API, "slot-0");
-    idle.read(1, Duration::from_millis(20)).await.unwrap();
-    assert_eq!(
-        redis.bus.trim("ttlc:raw").await.unwrap(),
-        0,
-        "the third needs them all"
-    );
-
-    let first = idle.read(1, Duration::from_millis(20)).await.unwrap();
-    assert_eq!(first.len(), 1);
-    let _: Value = redis.ask("XGROUP DESTROY ttlc:raw api").await;
-    holding
-        .ack(
-            &held[..800]
-                .iter()
-                .map(|entry| entry.id.clone())
-                .collect::<Vec<_>>(),
-        )
-        .await
-        .unwrap();
-    let dropped = redis.bus.trim("ttlc:raw").await.unwrap();
-    assert!(
-        (500..=800).contains(&dropped),
-        "whole nodes below the oldest pending entry: {dropped}"
-    );
-    let mut again = redis
-        .bus
-        .consumer("ttlc:raw".into(), GROUP_STORAGE, "slot-0");
-    assert_eq!(
-        read(&mut again).await.len(),
-        100,
-        "the held ones are still there"
     );
 }

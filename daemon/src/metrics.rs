@@ -1,0 +1,131 @@
+//! What the daemon counts and measures: every name, in one place, with its unit and labels.
+//!
+//! Comes in: facts that the stages state through the `metrics` crate. Goes out: `GET /metrics` on
+//! `HEALTH_ADDR`, in Prometheus' text format. Labels are categories with few values; there is never
+//! a creator, a room or a user among them, so the number of series does not grow with the traffic,
+//! and nothing personal or secret can be in them. Counts begin at 0 with the process.
+//!
+//! A stage adds its names to its own block below, and describes them in [`describe`].
+
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+// ---- process
+
+/// Gauge, always 1; label `version`.
+pub const BUILD_INFO: &str = "ttlc_build_info";
+/// Gauge: resident memory in bytes.
+pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
+
+// ---- redis
+
+/// Counter of commands that failed; label `stage`.
+pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
+
+/// Gauge: entries of a stream, all shards' last one looked at; label `stream`.
+pub const STREAM_LENGTH: &str = "ttlc_stream_length";
+/// Counter of entries that left a stream because all groups had processed them; label `stream`.
+pub const STREAM_TRIMMED: &str = "ttlc_stream_trimmed_total";
+/// Counter of entries that were gone before a group had read them; labels `stream`, `group`.
+pub const STREAM_UNREAD_LOST: &str = "ttlc_stream_unread_lost_total";
+/// Gauge: entries that a group has not read; labels `stream`, `group`.
+pub const GROUP_LAG: &str = "ttlc_group_lag";
+/// Gauge: entries that a group has read and not acknowledged; labels `stream`, `group`.
+pub const GROUP_PENDING: &str = "ttlc_group_pending";
+/// Counter of times that a stream was trimmed without a group that is too far behind; label `group`.
+pub const GROUP_SKIPPED: &str = "ttlc_group_skipped_total";
+
+/// Bounds of histograms in seconds: from a fast script to a time-out.
+const SECONDS: [f64; 10] = [
+    0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
+];
+/// How often the exporter tidies its samples.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The recorder of this process, for [`crate::http`] to show.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Installs the recorder. Call once, first of all; what is counted before is lost.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn install() -> Result<Self, BuildError> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+            .install_recorder()?;
+        describe();
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Self(handle))
+    }
+
+    /// All metrics, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        if let Some(bytes) = resident_memory() {
+            gauge!(RESIDENT_MEMORY).set(bytes);
+        }
+        self.0.render()
+    }
+
+    /// Tidies up for ever; without it histograms would grow while nobody asks.
+    pub async fn upkeep(self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.0.run_upkeep();
+        }
+    }
+}
+
+/// What each name means, for `# HELP`.
+fn describe() {
+    describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
+    describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
+    describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_gauge!(STREAM_LENGTH, "Entries of a stream");
+    describe_counter!(
+        STREAM_TRIMMED,
+        "Entries trimmed after all groups processed them"
+    );
+    describe_counter!(
+        STREAM_UNREAD_LOST,
+        "Entries lost to a group before it read them"
+    );
+    describe_gauge!(GROUP_LAG, "Entries that a group has not read");
+    describe_gauge!(GROUP_PENDING, "Entries read and not acknowledged");
+    describe_counter!(GROUP_SKIPPED, "Times a group too far behind was left out");
+}
+
+/// Resident memory in bytes, where the system tells it.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floats; memory is far below 2^53"
+)]
+fn resident_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kib * 1024) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::counter;
+
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let metrics = Metrics::install().unwrap();
+        counter!(REDIS_ERRORS, "stage" => "test").increment(3);
+        let text = metrics.render();
+        assert!(
+            text.contains("ttlc_redis_errors_total{stage=\"test\"} 3"),
+            "{text}"
+        );
+        assert!(text.contains("# HELP ttlc_redis_errors_total"), "{text}");
+        assert!(Metrics::install().is_err(), "one recorder a process");
+    }
+}
