@@ -4,16 +4,17 @@
 //! fields now and then: one that comes as another kind than we declare (text where a number was)
 //! is left out instead of costing the message, as in clients that read with a schema of their
 //! own. Text that is not UTF-8 costs nothing either (see `proto/webcast.proto`). Bytes that are
-//! no protobuf at all, or end in the middle, are an error.
+//! no protobuf at all, or end in the middle, are an error, and so is a message beyond `limits`.
 
 use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use prost::{DecodeError, Message, Name};
+use prost::{Message, Name};
 
+use super::limits::{self, Unreadable};
 use crate::proto::{Value, Wire};
 
 /// How a field is written on the wire.
-enum Kind {
+pub(super) enum Kind {
     /// One varint.
     Number,
     /// Varints, one by one or packed.
@@ -25,23 +26,32 @@ enum Kind {
 }
 
 /// The name of a message with the number and kind of each field we read.
-type Shape = (&'static str, &'static [(u64, Kind)]);
+pub(super) type Shape = (&'static str, &'static [(u64, Kind)]);
 
 /// All messages of `webcast.proto`; made by `build.rs`.
-static SHAPES: &[Shape] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+pub(super) static SHAPES: &[Shape] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
 /// Deeper than any message; the same limit as the decoder's.
 const MAX_DEPTH: u32 = 100;
 
 /// Reads a message.
-pub(super) fn decode<M: Message + Default + Name>(payload: &Bytes) -> Result<M, DecodeError> {
-    M::decode(payload.clone()).or_else(|error| {
-        let index = SHAPES.iter().position(|(name, _)| *name == M::NAME);
-        match index.and_then(|index| without_misfits(payload, index, MAX_DEPTH)) {
+pub(super) fn decode<M: Message + Default + Name>(payload: &Bytes) -> Result<M, Unreadable> {
+    let shape = shape(M::NAME);
+    limits::protobuf(payload, shape)?;
+    M::decode(payload.clone())
+        .or_else(|error| match without_misfits(payload, shape, MAX_DEPTH) {
             Some(repaired) => M::decode(repaired.as_slice()),
             None => Err(error),
-        }
-    })
+        })
+        .map_err(Unreadable::Protobuf)
+}
+
+/// The place of a message in [`SHAPES`], which are sorted by their names.
+fn shape(name: &str) -> usize {
+    // Every message is in the table; one that were not would have no field.
+    SHAPES
+        .binary_search_by(|(known, _)| (*known).cmp(name))
+        .unwrap_or(usize::MAX)
 }
 
 /// The same message with only the fields we read, and of these only such that are of the declared

@@ -15,6 +15,8 @@ mod decode;
 mod decoded;
 mod gift;
 mod lifecycle;
+mod limits;
+mod lines;
 mod map;
 mod object;
 mod run;
@@ -23,6 +25,7 @@ mod text;
 mod user;
 mod validate;
 
+pub use lines::Lines;
 pub use map::normalize;
 pub use run::{Error, Options, run};
 pub use validate::{Contract, SchemaError};

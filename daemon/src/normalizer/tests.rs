@@ -4,6 +4,6 @@
 mod captured;
 mod check;
 mod check_raw;
-mod fixtures;
+pub(super) mod fixtures;
 mod hostile;
 mod readable;

@@ -7,7 +7,8 @@ use shared::raw::{Envelope, RawData, Source};
 use shared::time::Timestamp;
 use uuid::Uuid;
 
-pub(super) const ROOMS: [&str; 5] = ["room-a", "room-b", "room-c", "room-d", "mixed"];
+pub(in crate::normalizer) const ROOMS: [&str; 5] =
+    ["room-a", "room-b", "room-c", "room-d", "mixed"];
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -23,15 +24,15 @@ fn json_lines(name: &str) -> Vec<Value> {
 }
 
 /// A message and what an independent decoder reads from it.
-pub(super) struct Case {
+pub(in crate::normalizer) struct Case {
     /// Where it is, for failures.
-    pub(super) name: String,
-    pub(super) envelope: Envelope,
-    pub(super) expected: Value,
+    pub(in crate::normalizer) name: String,
+    pub(in crate::normalizer) envelope: Envelope,
+    pub(in crate::normalizer) expected: Value,
 }
 
 impl Case {
-    pub(super) fn payload(&self) -> &[u8] {
+    pub(in crate::normalizer) fn payload(&self) -> &[u8] {
         match &self.envelope.data {
             RawData::Protobuf(bytes) => bytes,
             RawData::Json(_) => &[],
@@ -40,7 +41,7 @@ impl Case {
 }
 
 /// The messages of one capture.
-pub(super) fn capture(room: &str) -> Vec<Case> {
+pub(in crate::normalizer) fn capture(room: &str) -> Vec<Case> {
     let sent = json_lines(&format!("captures/{room}.ndjson"));
     let expected = json_lines(&format!("captures/{room}.expected.ndjson"));
     assert_eq!(sent.len(), expected.len());
@@ -60,7 +61,7 @@ pub(super) fn capture(room: &str) -> Vec<Case> {
 }
 
 /// The payloads that an independent encoder made.
-pub(super) fn encoded() -> Vec<Case> {
+pub(in crate::normalizer) fn encoded() -> Vec<Case> {
     let index = std::fs::read_to_string(path("encoded/index.json")).unwrap();
     let index: Vec<Value> = serde_json::from_str(&index).unwrap();
     index
@@ -81,14 +82,14 @@ pub(super) fn encoded() -> Vec<Case> {
 }
 
 /// One encoded payload by its file name.
-pub(super) fn payload(file: &str) -> Case {
+pub(in crate::normalizer) fn payload(file: &str) -> Case {
     encoded()
         .into_iter()
         .find(|case| case.name == file)
         .unwrap()
 }
 
-pub(super) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {
+pub(in crate::normalizer) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {
     Envelope {
         stream_id: "7301234567890123456".into(),
         session_id: Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001),
