@@ -5,5 +5,7 @@ mod captured;
 mod check;
 mod check_raw;
 pub(super) mod fixtures;
+mod golden;
 mod hostile;
+mod properties;
 mod readable;

@@ -60,17 +60,26 @@ pub(in crate::normalizer) fn capture(room: &str) -> Vec<Case> {
         .collect()
 }
 
+/// What the encoded set says about its files.
+pub(super) fn index() -> Vec<Value> {
+    let index = std::fs::read_to_string(path("encoded/index.json")).unwrap();
+    serde_json::from_str(&index).unwrap()
+}
+
+/// A file of the encoded set.
+pub(super) fn bytes(file: &str) -> bytes::Bytes {
+    std::fs::read(path("encoded").join(file)).unwrap().into()
+}
+
 /// The payloads that an independent encoder made.
 pub(in crate::normalizer) fn encoded() -> Vec<Case> {
-    let index = std::fs::read_to_string(path("encoded/index.json")).unwrap();
-    let index: Vec<Value> = serde_json::from_str(&index).unwrap();
-    index
+    index()
         .into_iter()
         .filter(|entry| entry["kind"] == "payload")
         .enumerate()
         .map(|(number, entry)| {
             let file = entry["file"].as_str().unwrap();
-            let bytes = std::fs::read(path("encoded").join(file)).unwrap();
+            let bytes = bytes(file).to_vec();
             let kind = entry["method"].as_str().unwrap();
             Case {
                 name: file.to_owned(),
