@@ -64,7 +64,8 @@ fn the_captures_become_their_events() {
                 "timestamp": sent["at"], "ingestedAt": sent["at"], "data": sent["payload"],
                 "backlog": number % 3 == 0,
             });
-            input += &format!("{fields}\n");
+            input += &fields.to_string();
+            input.push('\n');
             let texts = fields.as_object().unwrap().iter().map(|(name, value)| {
                 let text = value
                     .as_str()

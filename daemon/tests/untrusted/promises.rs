@@ -27,7 +27,7 @@ const MEMORY: usize = 16 * 1024 * 1024;
 const TIME: Duration = Duration::from_millis(50);
 
 /// Every type that is read, some that are not, and one that nobody knows.
-pub const METHODS: [&str; 42] = [
+pub(crate) const METHODS: [&str; 42] = [
     "WebcastChatMessage",
     "WebcastGiftMessage",
     "WebcastLikeMessage",
@@ -73,7 +73,7 @@ pub const METHODS: [&str; 42] = [
 ];
 
 /// A frame as it comes from the socket.
-pub fn frame(bytes: &[u8]) {
+pub(crate) fn frame(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     within_bounds("the frame", || {
         let now = Timestamp::from_millis(1_763_800_000_000);
@@ -92,7 +92,7 @@ pub fn frame(bytes: &[u8]) {
 }
 
 /// The payload of a frame, as it is and compressed; also what is no compressed payload, said to be.
-pub fn inflate(payload: &[u8]) {
+pub(crate) fn inflate(payload: &[u8]) {
     frame(&push_frame(payload.to_vec()));
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     if encoder.write_all(payload).is_ok()
@@ -106,7 +106,7 @@ pub fn inflate(payload: &[u8]) {
 }
 
 /// A push frame with a payload.
-pub fn push_frame(payload: Vec<u8>) -> Vec<u8> {
+pub(crate) fn push_frame(payload: Vec<u8>) -> Vec<u8> {
     let frame = PushFrame {
         log_id: 1,
         payload_encoding: "pb".to_owned(),
@@ -119,7 +119,7 @@ pub fn push_frame(payload: Vec<u8>) -> Vec<u8> {
 
 /// The payload of a frame with these messages, each as its bytes are.
 #[allow(dead_code, reason = "only the tests make frames of messages")]
-pub fn fetch_result(messages: Vec<Bytes>) -> Vec<u8> {
+pub(crate) fn fetch_result(messages: Vec<Bytes>) -> Vec<u8> {
     let result = FetchResult {
         messages,
         ..FetchResult::default()
@@ -133,14 +133,14 @@ fn method(number: u8) -> &'static str {
 }
 
 /// A message's protobuf; the first byte says which type.
-pub fn protobuf_event(bytes: &[u8]) {
+pub(crate) fn protobuf_event(bytes: &[u8]) {
     if let Some((number, payload)) = bytes.split_first() {
         protobuf(method(*number), payload);
     }
 }
 
 /// A message's protobuf, through the text that it is in Redis to the text of its event.
-pub fn protobuf(kind: &str, payload: &[u8]) {
+pub(crate) fn protobuf(kind: &str, payload: &[u8]) {
     // Ingest takes no longer ones.
     let payload = &payload[..payload.len().min(MESSAGE_LIMIT)];
     let text = RawData::Protobuf(payload.to_vec()).to_text();
@@ -194,14 +194,14 @@ thread_local! {
 }
 
 /// A message's JSON; the first byte says which type.
-pub fn json_event(bytes: &[u8]) {
+pub(crate) fn json_event(bytes: &[u8]) {
     if let Some((number, text)) = bytes.split_first() {
         json(method(*number), &String::from_utf8_lossy(text));
     }
 }
 
 /// A message's JSON, as the text that it is in Redis, through the limits, to the text of its event.
-pub fn json(kind: &str, text: &str) {
+pub(crate) fn json(kind: &str, text: &str) {
     let line = serde_json::json!({
         "schemaVersion": "raw.v1", "streamId": "7301", "source": "live", "seqNo": 1,
         "sessionId": "01980000-0000-7000-8000-000000000001", "type": kind, "data": text,
@@ -212,7 +212,7 @@ pub fn json(kind: &str, text: &str) {
 }
 
 /// A line of `ttlc normalize`.
-pub fn line(line: &[u8]) {
+pub(crate) fn line(line: &[u8]) {
     within_bounds("the line", || {
         let answer = LINES.with_borrow_mut(|lines| lines.answer(line));
         assert!(answer.starts_with('{') && !answer.contains('\n'));

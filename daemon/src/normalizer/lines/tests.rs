@@ -129,7 +129,7 @@ struct Typist {
 impl Read for Typist {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let shown = self.shown.lock().unwrap();
-        let answers = shown.iter().filter(|byte| **byte == b'\n').count();
+        let answers = shown.split(|byte| *byte == b'\n').count() - 1;
         self.seen.lock().unwrap().push(answers);
         let Some(line) = self.lines.pop() else {
             return Ok(0);
