@@ -37,6 +37,9 @@ pub enum Command {
     Normalizer(NormalizerOptions),
     /// Store unified events
     StorageWriter(StorageOptions),
+    /// Normalize lines: raw.v1 envelopes as NDJSON on standard input, for each the event or its
+    /// rejection on standard output; without Redis
+    Normalize,
     /// Apply the database migrations and exit
     Migrate(storage::DatabaseOptions),
     /// Ask a running process whether it is ready, for container health checks
