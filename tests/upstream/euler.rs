@@ -87,7 +87,7 @@ impl Default for Euler {
             tokens: Vec::new(),
             plan: Plan::Business,
             sockets: 10_000,
-            lifetime: Duration::from_secs(8 * 3600),
+            lifetime: Duration::from_hours(8),
             inactive_after: None,
             ping_every: Duration::from_secs(20),
             form: Form::Envelope,

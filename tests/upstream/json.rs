@@ -129,7 +129,11 @@ enum Wire<'a> {
 
 fn single(scalar: Scalar, wire: Wire<'_>, naming: Naming) -> Option<Value> {
     match (scalar, wire) {
-        (Scalar::Int32, Wire::Varint(value)) => Some(json!(value.cast_signed() as i32)),
+        (Scalar::Int32, Wire::Varint(value)) => {
+            // As proto3 reads an int32: the lower half.
+            let [low @ .., _, _, _, _] = value.to_le_bytes();
+            Some(json!(i32::from_le_bytes(low)))
+        }
         (Scalar::Int64, Wire::Varint(value)) => Some(json!(value.cast_signed().to_string())),
         (Scalar::Bool, Wire::Varint(value)) => Some(json!(value != 0)),
         (Scalar::Text, Wire::Bytes(bytes)) => Some(json!(std::str::from_utf8(bytes).ok()?)),

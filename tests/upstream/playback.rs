@@ -185,7 +185,7 @@ impl Player {
         if load.rate == 0.0 {
             // Idle: only what faults and orders want.
             loop {
-                self.wait_until(Instant::now() + Duration::from_secs(3600))
+                self.wait_until(Instant::now() + Duration::from_hours(1))
                     .await;
             }
         }
@@ -205,7 +205,7 @@ impl Player {
             let mut frame = vec![first];
             next = plan.next();
             while let Some(planned) =
-                next.take_if(|one| one.at - first_at <= SAME_FRAME && frame.len() < FRAME_MESSAGES)
+                next.take_if(|one| one.at <= first_at + SAME_FRAME && frame.len() < FRAME_MESSAGES)
             {
                 frame.push(planned);
                 next = plan.next();

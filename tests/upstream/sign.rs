@@ -68,7 +68,7 @@ fn sign(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) -> Respons
     stage.ledger.count(|counts| counts.signs += 1);
     check(stage, room_id, uri, headers);
     if let Err(refusal) = admit(stage, Level::Anybody, uri, headers) {
-        return refuse(stage, refusal);
+        return refuse(stage, *refusal);
     }
     let running = stage
         .room_by_id(room_id)

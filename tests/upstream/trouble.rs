@@ -175,16 +175,14 @@ async fn half(response: Response, cut: Cut) -> Response {
     let parts = stream::unfold(Some(first), move |part| {
         let cut = cut.clone();
         async move {
-            match part {
-                Some(part) => Some((Ok::<Bytes, std::io::Error>(part), None)),
-                None => {
-                    // What was written has to be on its way before the reset.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    cut.pull();
-                    let error = std::io::ErrorKind::ConnectionReset.into();
-                    Some((Err(error), None))
-                }
+            if let Some(part) = part {
+                return Some((Ok::<Bytes, std::io::Error>(part), None));
             }
+            // What was written has to be on its way before the reset.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            cut.pull();
+            let error = std::io::ErrorKind::ConnectionReset.into();
+            Some((Err(error), None))
         }
     });
     Response::from_parts(head, Body::from_stream(parts))

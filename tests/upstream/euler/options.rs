@@ -13,6 +13,10 @@ use crate::{
 
 /// What a client asked for.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the options of the API, which are switches"
+)]
 pub(crate) struct Options {
     /// The creator's name, without what surrounds it.
     pub(crate) name: String,

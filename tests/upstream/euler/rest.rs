@@ -39,7 +39,7 @@ pub(crate) fn admit(
     level: Level,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<(), Response> {
+) -> Result<(), Box<Response>> {
     let query = Query::of(uri);
     let euler = &stage.script.euler;
     let key = query
@@ -60,14 +60,14 @@ pub(crate) fn admit(
     };
     let anonymous = key.is_empty() && jwt.is_empty();
     if (anonymous && level != Level::Anybody) || (!anonymous && !known) {
-        return Err(refuse(401, None, None, None));
+        return Err(refuse(401, None, None, None).into());
     }
     if level == Level::Pro && euler.plan == Plan::Community {
-        return Err(refuse(403, None, None, None));
+        return Err(refuse(403, None, None, None).into());
     }
     stage.quota.take(&euler.limits).map_err(|exceeded| {
         let wait = Some(RetryAfter::Seconds(exceeded.wait));
-        refuse(429, wait, Some(exceeded.label), None)
+        refuse(429, wait, Some(exceeded.label), None).into()
     })
 }
 
@@ -80,7 +80,7 @@ pub(crate) async fn room_id_of(
 ) -> Response {
     stage.ledger.count(|counts| counts.lookups += 1);
     if let Err(refusal) = admit(&stage, Level::Pro, &uri, &headers) {
-        return refusal;
+        return *refusal;
     }
     let Some(room) = stage.room(&name) else {
         let body = json!({ "code": 404, "ok": false, "message": "user not found" });
@@ -110,7 +110,7 @@ pub(crate) async fn gifts(
     headers: HeaderMap,
 ) -> Response {
     if let Err(refusal) = admit(&stage, Level::Public, &uri, &headers) {
-        return refusal;
+        return *refusal;
     }
     let mut answer = Json(json!({
         "code": 200,

@@ -77,7 +77,7 @@ impl Dice {
     pub(super) fn sentence(&mut self) -> String {
         let words = 1 + self.below(9);
         let words: Vec<_> = (0..words)
-            .map(|_| WORDS[self.below(WORDS.len() as u32) as usize])
+            .map(|_| WORDS[self.choose(&[1; WORDS.len()])])
             .collect();
         words.join(" ")
     }

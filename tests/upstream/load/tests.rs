@@ -111,12 +111,7 @@ fn totals_are_what_the_messages_say() {
                 let count = number(&data["repeatCount"]);
                 let worth = count * number(&data["gift"]["diamondCount"]);
                 let ends = data["repeatEnd"] == 1;
-                if data["gift"]["type"] != 1 {
-                    assert_eq!((&data["groupId"], ends, count), (&"0".into(), false, 1));
-                    singles += 1;
-                    seen.gifts += 1;
-                    seen.coins += worth;
-                } else {
+                if data["gift"]["type"] == 1 {
                     let key = format!(
                         "{}{}{}",
                         data["user"]["id"], data["giftId"], data["groupId"]
@@ -132,6 +127,11 @@ fn totals_are_what_the_messages_say() {
                         seen.gifts += 1;
                         seen.coins += worth;
                     }
+                } else {
+                    assert_eq!((&data["groupId"], ends, count), (&"0".into(), false, 1));
+                    singles += 1;
+                    seen.gifts += 1;
+                    seen.coins += worth;
                 }
             }
             other => panic!("{other}"),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -91,7 +92,7 @@ async fn a_capture_plays_as_json_with_the_ids_of_the_ledger() {
             "{version}: {}",
             delivered.len()
         );
-        let unknown = upstream.counts().euler_unknown as usize;
+        let unknown = usize::try_from(upstream.counts().euler_unknown).unwrap();
         assert_eq!(delivered.len() + unknown, 50);
         let sent: HashSet<_> = upstream
             .sent()
@@ -208,7 +209,6 @@ async fn raw_bytes_come_along_when_wanted() {
     let query = "uniqueId=room-d&apiKey=k&features.includeRawBytes=true&features.schemaVersion=v3";
     let mut socket = open(&upstream, query).await.unwrap();
     let (messages, _) = drain(&mut socket).await;
-    use base64::{Engine, prelude::BASE64_STANDARD};
     let bytes = |text: &Value| BASE64_STANDARD.decode(text.as_str().unwrap()).unwrap();
     let mut raw = 0;
     for message in &messages[3..] {
@@ -265,13 +265,13 @@ async fn refusals_are_close_codes_or_statuses() {
         assert_eq!(end_of(&upstream, query).await.0, code, "{query}");
     }
     let good = "uniqueId=room-d&apiKey=good";
-    let _one = open(&upstream, good).await.unwrap();
-    let _two = open(&upstream, good).await.unwrap();
+    let one = open(&upstream, good).await.unwrap();
+    let two = open(&upstream, good).await.unwrap();
     assert_eq!(
         end_of(&upstream, good).await,
         (4429, "TOO_MANY_CONNECTIONS".into())
     );
-    drop((_one, _two));
+    drop((one, two));
 
     for code in [1011, 4006, 4429, 4500, 4555, 4556, 4557] {
         let fault = format!(r#"{{"eulerClose": {{"times": 1, "code": {code}}}}}"#);

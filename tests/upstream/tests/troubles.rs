@@ -287,3 +287,35 @@ async fn messages_come_again_and_streaks_in_any_order() {
     assert_eq!(field(9), [0, 0, 0, 0, 0, 1]);
     assert_eq!(upstream.violations(), []);
 }
+
+#[test]
+fn faults_are_read_from_json() {
+    let fault = |json: &str| serde_json::from_str::<Fault>(json);
+    assert!(matches!(
+        fault(r#"{"playback": {"act": "drop"}}"#),
+        Ok(Fault::Playback {
+            after_frames: 0,
+            act: Act::Drop
+        })
+    ));
+    assert!(matches!(
+        fault(r#"{"sign": {"times": 2, "refusal": {"status": {"status": 429, "retryAfter": 3}}}}"#),
+        Ok(Fault::Sign {
+            refusal: Refusal::Status {
+                status: 429,
+                retry_after: Some(3)
+            },
+            ..
+        })
+    ));
+    match fault(r#"{"playback": {"afterFrames": 3, "act": {"frame": {"bytes": "/w=="}}}}"#) {
+        Ok(Fault::Playback {
+            after_frames: 3,
+            act: Act::Frame { bytes },
+        }) => {
+            assert_eq!(bytes.as_ref(), b"\xff");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(fault(r#"{"playback": {"act": "dance"}}"#).is_err());
+}
