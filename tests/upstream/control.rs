@@ -1,9 +1,14 @@
 //! A small door for people and scripts: see what goes on, make something go wrong.
 //!
-//! `GET /stand-in/state` shows creators, counts and violations as JSON.
-//! `POST /stand-in/faults/{creator}` arms the fault in the body, for example
-//! `{"playback": {"act": "drop"}}` or `{"sign": {"times": 2, "refusal": {"status": {"status": 429,
-//! "retryAfter": 3}}}}`. An unknown creator gets 404, a body that is no fault 422.
+//! - `GET /stand-in/state` shows creators (with the totals of made-up rooms), counts, open sockets
+//!   of Euler's and violations as JSON.
+//! - `POST /stand-in/faults/{creator}` arms the fault in the body, for example
+//!   `{"playback": {"act": "drop"}}` or `{"sign": {"times": 2, "refusal": {"status": {"status":
+//!   429, "retryAfter": 3}}}}`; [`Fault`] has them all. An unknown creator gets 404, a body that is
+//!   no fault 422.
+//! - `POST /stand-in/broadcasts/{creator}/end` and `…/start` end the broadcast and begin the next
+//!   one, with a new room id. 404 for an unknown creator, 409 when it is so already or when there
+//!   is nothing to play.
 
 use std::sync::{Arc, atomic::Ordering};
 

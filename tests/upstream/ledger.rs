@@ -20,6 +20,8 @@ const VIOLATIONS: usize = 1_000;
 /// So many signing times are kept.
 const SIGNS: usize = 1_000;
 
+/// So many attempts to connect are kept.
+const ATTEMPTS: usize = 10_000;
 /// So many requests are kept.
 const REQUESTS: usize = 5_000;
 
@@ -143,6 +145,7 @@ struct Book {
     counts: Counts,
     deliveries: Vec<Delivery>,
     requests: Vec<Arrived>,
+    attempts: Vec<(String, Provider, SystemTime)>,
     totals: HashMap<String, Totals>,
 }
 
@@ -254,6 +257,23 @@ impl Ledger {
         let book = &mut *self.book();
         if book.signs.len() < SIGNS {
             book.signs.push((creator.to_owned(), SystemTime::now()));
+        }
+    }
+
+    /// When WebSockets to this creator were asked for, refused or not.
+    pub fn attempts(&self, creator: &str, provider: Provider) -> Vec<SystemTime> {
+        let book = self.book();
+        book.attempts
+            .iter()
+            .filter(|(name, over, _)| name == creator && *over == provider)
+            .map(|(_, _, at)| *at)
+            .collect()
+    }
+
+    pub(crate) fn record_attempt(&self, creator: &str, provider: Provider) {
+        let attempts = &mut self.book().attempts;
+        if attempts.len() < ATTEMPTS {
+            attempts.push((creator.to_owned(), provider, SystemTime::now()));
         }
     }
 

@@ -1,14 +1,38 @@
-//! A stand-in for TikTok's web and webcast servers and for the sign server.
+//! A stand-in for TikTok's web and webcast servers, for the sign server and for Euler's API.
 //!
-//! A real server speaking the real wire protocol: the daemon under test runs unchanged, only its
-//! base URLs point here. It plays recorded rooms as live broadcasts ([`capture`], `playback`),
-//! watches that its clients behave as TikTok's own web client does ([`Violation`]) and misbehaves
-//! on request ([`Fault`]). Read in the order a client meets it: `web` (from a name to a room),
-//! `sign` (from a room to a signed address), `address` and `socket` (the WebSocket), `room` and
-//! `playback` (who is live with what), [`ledger`] (what happened).
+//! A real server speaking the real wire protocols: the daemon under test runs unchanged, only its
+//! base URLs point here. It plays recorded rooms as live broadcasts ([`capture`], `playback`) and
+//! makes up rooms by the thousand ([`load`]), watches that its clients behave as TikTok's own web
+//! client does ([`Violation`]) and misbehaves on request ([`Fault`]). Read in the order a client
+//! meets it: `door` and `trouble` (every request), `web` (from a name to a room), `sign` (from a
+//! room to a signed address), `address`, `upgrade` and `socket` (TikTok's WebSocket), [`euler`]
+//! (Euler's, with [`json`]), `room` and `playback` (who is live with what), [`ledger`] (what
+//! happened). Both providers' sockets show the same running broadcast with the same message ids.
 //!
-//! It shares no code with the daemon: the schema in [`wire`] is written a second time on purpose.
-//! On a crash nothing is kept; after a restart all broadcasts are new ones.
+//! It shares no code with the daemon: the schemas in [`wire`] and [`json`] are written a second
+//! time on purpose. On a crash nothing is kept; after a restart all broadcasts are new ones.
+//!
+//! ```no_run
+//! use std::{path::Path, time::Duration};
+//! use upstream::{Act, Capture, Creator, Fault, Provider, Script, Upstream};
+//!
+//! # async fn example() -> anyhow::Result<()> {
+//! let capture = Capture::read(Path::new("fixtures/captures/room-d.ndjson"))?;
+//! let mut script = Script::new().creator(Creator::plays("room-d", capture));
+//! script.euler.keys = vec!["canary-key".to_owned()];
+//! script.euler.inactive_after = Some(Duration::from_secs(1));
+//! let upstream = Upstream::start(script).await?;
+//! // TIKTOK_WEB_URL, TIKTOK_WEBCAST_URL, EULER_API_URL; EULER_WS_URL
+//! println!("{} {}", upstream.base_url(), upstream.euler_ws_url());
+//! // TikTok's sockets fall silent after ten frames, Euler's go on.
+//! let (provider, act) = (Provider::Direct, Act::Hang);
+//! upstream.fault("room-d", Fault::On { provider, after_frames: 10, act });
+//! // … later: which message went which way, and did the key arrive?
+//! let over_euler = upstream.deliveries().into_iter().filter(|one| one.provider == Provider::Euler);
+//! println!("{} {}", over_euler.count(), upstream.arrived("canary-key"));
+//! # Ok(())
+//! # }
+//! ```
 
 mod acks;
 mod address;
@@ -230,6 +254,11 @@ impl Upstream {
     /// When this creator's rooms were to be signed, refused or not.
     pub fn sign_times(&self, creator: &str) -> Vec<SystemTime> {
         self.stage.ledger.sign_times(creator)
+    }
+
+    /// When WebSockets to this creator were asked for over this provider, refused or not.
+    pub fn attempts(&self, creator: &str, provider: Provider) -> Vec<SystemTime> {
+        self.stage.ledger.attempts(creator, provider)
     }
 
     /// Arms a fault; counted from now on. False when there is no such creator.

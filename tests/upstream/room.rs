@@ -237,6 +237,8 @@ impl Room {
         let room_id = fresh::id();
         let scene = &mut *self.scene();
         scene.recent.clear();
+        // What was wanted of the broadcast before is no longer wanted.
+        scene.order = None;
         scene.live = Some(Broadcast {
             room_id,
             title,

@@ -23,6 +23,7 @@ use crate::{
     door::Cut,
     fault::{Place, RetryAfter, Trouble},
     fresh,
+    ledger::Provider,
     request::Query,
     room::Room,
     script::Record,
@@ -42,10 +43,21 @@ pub(crate) async fn pass(
     if stage.script.record != Record::Counts {
         stage.ledger.record_request(&request);
     }
-    let trouble = target(&stage, &request).and_then(|(place, room)| room.trouble_due(place));
-    let Some(trouble) = trouble else {
+    let Some((place, room)) = target(&stage, &request) else {
         return next.run(request).await;
     };
+    match place {
+        Place::Socket => stage.ledger.record_attempt(&room.name, Provider::Direct),
+        Place::EulerSocket => stage.ledger.record_attempt(&room.name, Provider::Euler),
+        _ => {}
+    }
+    let Some(trouble) = room.trouble_due(place) else {
+        return next.run(request).await;
+    };
+    if !matches!(trouble, Trouble::Slow { .. } | Trouble::Reset) {
+        // Its handler will not see it.
+        count(&stage, place, &room);
+    }
     tracing::info!(path = request.uri().path(), ?trouble, "fault");
     stage.ledger.count(|counts| counts.troubles += 1);
     match trouble {
@@ -76,6 +88,21 @@ pub(crate) async fn pass(
         Trouble::Slow { ms } => slow(next.run(request).await, Duration::from_millis(ms)).await,
         Trouble::Reset => half(next.run(request).await, cut).await,
     }
+}
+
+/// Counts a request that gets no further.
+fn count(stage: &Stage, place: Place, room: &Room) {
+    if place == Place::Sign {
+        stage.ledger.record_sign(&room.name);
+    }
+    stage.ledger.count(|counts| match place {
+        Place::Page | Place::Api | Place::RoomInfo | Place::RoomId => counts.lookups += 1,
+        Place::Sign => {
+            counts.signs += 1;
+            counts.signs_refused += 1;
+        }
+        Place::Socket | Place::EulerSocket => counts.handshakes_refused += 1,
+    });
 }
 
 /// `GET /verify`: where [`Trouble::Verify`] leads to.

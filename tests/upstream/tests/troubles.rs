@@ -97,7 +97,10 @@ async fn every_place_can_answer_anything_once() {
             "and then it is over"
         );
     }
-    assert_eq!(upstream.counts().troubles, 6 * 12);
+    let counts = upstream.counts();
+    assert_eq!(counts.troubles, 6 * 12);
+    assert_eq!(counts.signs, 2 * 13);
+    assert_eq!(upstream.sign_times("room-d").len(), 2 * 13);
     assert_eq!(upstream.violations(), []);
 }
 
@@ -176,6 +179,9 @@ async fn handshakes_are_refused_or_left_hanging() {
             .is_err()
     );
     assert!(visitor.open(&room, &signed, |url| url).await.is_ok());
+    assert_eq!(upstream.attempts("room-d", Provider::Direct).len(), 5);
+    assert!(upstream.attempts("room-d", Provider::Euler).is_empty());
+    assert_eq!(upstream.counts().handshakes_refused, 4);
 }
 
 #[tokio::test]
