@@ -8,4 +8,6 @@ mod storage {
     mod rig;
     mod rooms;
     mod rows;
+    mod statistics;
+    mod throughput;
 }

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -23,6 +23,10 @@ const FILES: [(&str, &str); 2] = [
     (
         "0002_create_events",
         include_str!("../../../migrations/0002_create_events.sql"),
+    ),
+    (
+        "0003_create_statistics",
+        include_str!("../../../migrations/0003_create_statistics.sql"),
     ),
 ];
 

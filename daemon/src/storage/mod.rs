@@ -1,11 +1,11 @@
 //! The storage writer: the one stage that persists canonical events.
 //!
 //! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
-//! and what follows from them in `creators`, `streams`, `sessions` and `users`; every table is
-//! described in `docs/contracts/storage.md`. Read in the order an entry takes: [`row`] reads it,
-//! [`writer`] gathers a batch and settles it, [`batch`] is the transaction, [`rooms`] and
-//! [`users`] are what it keeps up to date beside the events. [`database`] connects, [`migrate`] and
-//! [`partitions`] prepare the tables.
+//! and what follows from them in `creators`, `streams`, `sessions`, `users` and the statistics;
+//! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
+//! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
+//! [`rooms`], [`users`] and [`statistics`] are what it keeps up to date beside the events.
+//! [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
 //!   and not acknowledged comes again and changes nothing: rows that exist are skipped, and
@@ -24,6 +24,7 @@ mod outage;
 mod partitions;
 mod rooms;
 mod row;
+mod statistics;
 mod users;
 mod writer;
 

@@ -328,6 +328,7 @@ mod tests {
             shown_at: jiff::Timestamp::UNIX_EPOCH,
             user: None,
             turn: None,
+            amounts: crate::storage::row::Amounts::default(),
             event: "{}",
             raw: Cow::Owned(vec![0; bytes]),
             raw_format: "protobuf",

@@ -200,7 +200,10 @@ impl Rig {
                 'creators', (SELECT json_agg(to_jsonb(c) - 'added_at' ORDER BY username) FROM creators c),
                 'streams', (SELECT json_agg(to_jsonb(s) ORDER BY stream_id) FROM streams s),
                 'sessions', (SELECT json_agg(to_jsonb(s) ORDER BY session_id) FROM sessions s),
-                'users', (SELECT json_agg(to_jsonb(u) ORDER BY user_id) FROM users u))",
+                'users', (SELECT json_agg(to_jsonb(u) ORDER BY user_id) FROM users u),
+                'session_stats', (SELECT json_agg(to_jsonb(s) ORDER BY session_id, event_type) FROM session_stats s),
+                'minutes', (SELECT json_agg(to_jsonb(m) ORDER BY stream_id, minute, event_type) FROM stream_minute_stats m),
+                'session_users', (SELECT json_agg(to_jsonb(v) ORDER BY session_id, user_id) FROM session_users v))",
         )
         .await
     }
@@ -322,13 +325,61 @@ impl Room {
 
     /// A comment of viewer `user`.
     pub(crate) fn chat(&mut self, user: u64) -> Event {
-        let raw = STANDARD.encode(format!("chat {} {}", self.stream_id, self.seq_no));
-        let mut event = self.event(
-            "WebcastChatMessage",
-            "CHAT",
-            &json!({"rawType": "WebcastChatMessage", "message": format!("number {}", self.seq_no)}),
-            raw,
-        );
+        let payload =
+            json!({"rawType": "WebcastChatMessage", "message": format!("number {}", self.seq_no)});
+        self.by(user, "CHAT", &payload)
+    }
+
+    /// A step of a gift streak of viewer `user`, `count` items so far at 5 coins each.
+    pub(crate) fn gift(&mut self, user: u64, count: u64, state: &str) -> Event {
+        let payload = json!({
+            "rawType": "WebcastGiftMessage", "giftId": "5655", "giftName": "Rose", "giftCount": count,
+            "coins": {"unit": 5, "total": 5 * count},
+            "streak": {"id": format!("{user}:5655:1"), "state": state, "inferred": false},
+        });
+        self.by(user, "GIFT", &payload)
+    }
+
+    /// A streak that is closed because its end did not come: it has the number of the streak's
+    /// last step, which is handed out just before.
+    pub(crate) fn gift_timeout(&mut self, user: u64, count: u64) -> Event {
+        self.seq_no -= 1;
+        let payload = json!({
+            "rawType": "GiftStreakTimeout", "giftId": "5655", "giftName": "Rose", "giftCount": count,
+            "coins": {"unit": 5, "total": 5 * count},
+            "streak": {"id": format!("{user}:5655:1"), "state": "final", "inferred": true},
+        });
+        self.by(user, "GIFT", &payload)
+    }
+
+    /// `count` likes of viewer `user`.
+    pub(crate) fn like(&mut self, user: u64, count: u64) -> Event {
+        let payload =
+            json!({"rawType": "WebcastLikeMessage", "count": count, "total": self.seq_no});
+        self.by(user, "LIKE", &payload)
+    }
+
+    /// So many are watching.
+    pub(crate) fn watched_by(&mut self, viewers: u64) -> Event {
+        let payload = json!({"rawType": "WebcastRoomUserSeqMessage", "viewerCount": viewers, "totalViewers": viewers});
+        let mut event = self.by(0, "ROOM_USER", &payload);
+        event.json.as_object_mut().unwrap().remove("user");
+        event
+    }
+
+    /// Messages of ours that were dropped, `from` and `to` included.
+    pub(crate) fn gap(&mut self, from: u64, to: u64, reason: &str) -> Event {
+        let raw = json!({"fromSeq": from, "toSeq": to, "reason": reason, "count": to - from + 1});
+        let payload = json!({"rawType": "ControlEvent.GAP", "raw": raw,
+            "decoded": {"from": from, "to": to, "reason": reason, "count": to - from + 1}});
+        self.event("ControlEvent.GAP", "RAW", &payload, raw.to_string())
+    }
+
+    /// Something that viewer `user` did.
+    fn by(&mut self, user: u64, event_type: &str, payload: &Value) -> Event {
+        let kind = payload["rawType"].as_str().unwrap();
+        let raw = STANDARD.encode(format!("{kind} {} {}", self.stream_id, self.seq_no));
+        let mut event = self.event(kind, event_type, payload, raw);
         event.json["user"] = json!({
             "userId": user.to_string(),
             "username": format!("viewer{user}"),

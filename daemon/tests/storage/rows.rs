@@ -53,7 +53,7 @@ async fn an_event_is_stored_as_it_is() {
     );
     assert_eq!(row.get::<_, Json<Value>>("event").0, chat.json);
     assert_eq!(row.get::<_, String>("raw_format"), "protobuf");
-    let raw = format!("chat 7301 {}", noon() * 16);
+    let raw = format!("WebcastChatMessage 7301 {}", noon() * 16);
     assert_eq!(row.get::<_, Vec<u8>>("raw"), raw.as_bytes());
 
     let row = &rows[1];
