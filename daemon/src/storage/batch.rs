@@ -13,6 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
 use super::database::Failure;
+use super::gaps::Gaps;
 use super::rooms::Rooms;
 use super::row::Row;
 use super::statistics::Statistics;
@@ -91,6 +92,7 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
     let mut rooms = Rooms::default();
     let mut users = Users::default();
     let mut statistics = Statistics::default();
+    let mut gaps = Gaps::default();
     for row in rows.iter().filter(|row| row.source == Source::Replay) {
         rooms.note_replay(row);
     }
@@ -104,6 +106,7 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
                 rooms.note(row);
                 users.note(row);
                 statistics.note(row);
+                gaps.note(row);
             } else {
                 known.push(place);
             }
@@ -115,6 +118,7 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
     rooms.apply(&transaction).await?;
     users.apply(&transaction).await?;
     statistics.apply(&transaction).await?;
+    gaps.apply(&transaction).await?;
     transaction.commit().await?;
     Ok(stored)
 }

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -27,6 +27,10 @@ const FILES: [(&str, &str); 3] = [
     (
         "0003_create_statistics",
         include_str!("../../../migrations/0003_create_statistics.sql"),
+    ),
+    (
+        "0004_create_gaps",
+        include_str!("../../../migrations/0004_create_gaps.sql"),
     ),
 ];
 

@@ -4,7 +4,7 @@
 //! and what follows from them in `creators`, `streams`, `sessions`, `users` and the statistics;
 //! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
 //! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
-//! [`rooms`], [`users`] and [`statistics`] are what it keeps up to date beside the events.
+//! [`rooms`], [`users`], [`statistics`] and [`gaps`] are what it keeps up to date beside the events.
 //! [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
@@ -18,7 +18,9 @@
 //!   which of two batches is committed first.
 
 mod batch;
+mod check;
 mod database;
+mod gaps;
 mod migrate;
 mod outage;
 mod partitions;

@@ -14,11 +14,13 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use shared::event::{EventType, StreakState};
 use shared::identity::{EventId, MAX_SEQ_NO};
-use shared::raw::Source;
+use shared::raw::{Source, control};
 use shared::streams::events;
 use shared::time::Timestamp;
 use uuid::Uuid;
 
+use super::check::check;
+use super::gaps::Gap;
 use crate::bus::Entry;
 
 /// Why an entry is no row.
@@ -33,6 +35,9 @@ pub(super) enum Rejection {
     /// `raw` is neither JSON nor base64.
     #[error("field `raw` is wrong: {0}")]
     Raw(base64::DecodeError),
+    /// The raw data of a `ControlEvent.GAP` is not what it has to be.
+    #[error("the gap is wrong: {0}")]
+    Gap(serde_json::Error),
     /// The sequence number is out of range.
     #[error("seqNo {0} is above 2^53 - 1")]
     SeqNo(u64),
@@ -59,6 +64,8 @@ pub(super) struct Row<'a> {
     pub(super) turn: Option<Turn>,
     /// What it adds to the statistics.
     pub(super) amounts: Amounts,
+    /// What ingest tells to be lost.
+    pub(super) gap: Option<Gap>,
     /// The UnifiedEvent as JSON.
     pub(super) event: &'a str,
     pub(super) raw: Cow<'a, [u8]>,
@@ -191,6 +198,7 @@ impl<'a> Row<'a> {
         let raw_text = entry
             .get(events::RAW)
             .ok_or(Rejection::Missing(events::RAW))?;
+        check(event).map_err(Rejection::Event)?;
         let header: Header<'a> = serde_json::from_str(event).map_err(Rejection::Event)?;
 
         // As in the envelope: base64 has no brace.
@@ -226,6 +234,7 @@ impl<'a> Row<'a> {
                 .map(Profile::without_empty),
             turn: turn(&header.event_type, event).map_err(Rejection::Event)?,
             amounts: amounts(&header.event_type, event).map_err(Rejection::Event)?,
+            gap: gap(&header.event_type, event, &raw).map_err(Rejection::Gap)?,
             event_type: header.event_type,
             event,
             raw_hash: Sha256::digest(&raw).into(),
@@ -278,6 +287,23 @@ fn turn(event_type: &str, event: &str) -> Result<Option<Turn>, serde_json::Error
         }),
         _ => None,
     })
+}
+
+fn gap(event_type: &str, event: &str, raw: &[u8]) -> Result<Option<Gap>, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Kind<'a> {
+        #[serde(borrow)]
+        raw_type: Cow<'a, str>,
+    }
+    // Few events are RAW, fewer mention it, and only one of these is it.
+    if EventType::from_name(event_type) != Some(EventType::Raw) || !event.contains(control::GAP) {
+        return Ok(None);
+    }
+    let kind = serde_json::from_str::<WithPayload<Kind<'_>>>(event)?.payload;
+    (kind.raw_type == control::GAP)
+        .then(|| Gap::read(raw))
+        .transpose()
 }
 
 fn amounts(event_type: &str, event: &str) -> Result<Amounts, serde_json::Error> {

@@ -329,6 +329,7 @@ mod tests {
             user: None,
             turn: None,
             amounts: crate::storage::row::Amounts::default(),
+            gap: None,
             event: "{}",
             raw: Cow::Owned(vec![0; bytes]),
             raw_format: "protobuf",

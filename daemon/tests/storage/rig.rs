@@ -203,7 +203,8 @@ impl Rig {
                 'users', (SELECT json_agg(to_jsonb(u) ORDER BY user_id) FROM users u),
                 'session_stats', (SELECT json_agg(to_jsonb(s) ORDER BY session_id, event_type) FROM session_stats s),
                 'minutes', (SELECT json_agg(to_jsonb(m) ORDER BY stream_id, minute, event_type) FROM stream_minute_stats m),
-                'session_users', (SELECT json_agg(to_jsonb(v) ORDER BY session_id, user_id) FROM session_users v))",
+                'session_users', (SELECT json_agg(to_jsonb(v) ORDER BY session_id, user_id) FROM session_users v),
+                'gaps', (SELECT json_agg(to_jsonb(g) - 'recorded_at' ORDER BY stream_id, from_seq_no, to_seq_no) FROM gaps g))",
         )
         .await
     }
