@@ -19,12 +19,13 @@ use super::direct::room::{self, Room, Sighting};
 use super::direct::socket::Connection;
 use super::direct::{self, Direct, Pass, dial};
 use super::failure::Failure;
+use super::lease::Leases;
 use super::options::Policy;
 use super::outbox::{Outlet, Parcel};
 use super::reconnect::{Reconnect, at_least};
 use super::session::{Lifecycle, Session};
 use super::status::Board;
-use crate::bus::{self, Bus, CreatorStatus};
+use crate::bus::CreatorStatus;
 
 /// Between two tries to ask Redis for a room's numbers.
 const REDIS_RETRY: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ pub(super) struct Creator {
     name: String,
     direct: Direct,
     shared: Arc<direct::Shared>,
-    bus: Bus,
+    leases: Leases,
     outlet: Outlet,
     board: Board,
     policy: Policy,
@@ -65,7 +66,7 @@ impl Creator {
     pub(super) fn new(
         name: String,
         shared: Arc<direct::Shared>,
-        bus: Bus,
+        leases: Leases,
         outlet: Outlet,
         board: Board,
         policy: Policy,
@@ -74,7 +75,7 @@ impl Creator {
             direct: Direct::new(shared.clone())?,
             shared,
             name,
-            bus,
+            leases,
             outlet,
             board,
             policy,
@@ -272,33 +273,28 @@ impl Creator {
             return Some(());
         }
         let mut failures = 0_u32;
-        let (floor, seen) = loop {
-            match stop.run_until_cancelled(self.recall(stream_id)).await? {
-                Ok(memory) => break memory,
+        let lease = loop {
+            match stop
+                .run_until_cancelled(self.leases.claim(stream_id))
+                .await?
+            {
+                Ok(Some(lease)) => break lease,
+                Ok(None) => self.set_status("standby", Some(stream_id), None, None, None),
                 Err(error) => {
                     failures += 1;
                     if failures.is_power_of_two() {
                         tracing::warn!(creator = self.name, stage = "ingest", stream_id, %error, failures,
-                            "cannot ask redis for the room's numbers, trying again");
+                            "cannot claim the room, trying again");
                     }
-                    stop.run_until_cancelled(tokio::time::sleep(REDIS_RETRY))
-                        .await?;
                 }
             }
+            stop.run_until_cancelled(tokio::time::sleep(REDIS_RETRY))
+                .await?;
         };
-        let mut session = Session::new(stream_id.to_owned(), floor, now());
-        session.remember(seen);
+        let mut session = Session::new(stream_id.to_owned(), lease.memory.floor, now());
+        session.remember(lease.memory.seen);
         self.session = Some(session);
         Some(())
-    }
-
-    /// The room's highest number, and its latest messages by type and id.
-    async fn recall(
-        &self,
-        stream_id: &str,
-    ) -> Result<(Option<u64>, Vec<(String, String)>), bus::Error> {
-        let floor = self.bus.seq_floor(stream_id).await?;
-        Ok((floor, self.bus.seen(stream_id).await?))
     }
 
     /// A look that shows nothing. Where it shows at least the room, that is an event there.

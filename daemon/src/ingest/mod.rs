@@ -15,6 +15,7 @@
 mod creator;
 mod direct;
 mod failure;
+mod lease;
 mod options;
 mod outbox;
 mod reconnect;
@@ -29,11 +30,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::creator::Creator;
+use self::lease::Leases;
 use self::options::Settings;
 pub use self::options::{Invalid, Options};
-use self::outbox::Outbox;
+use self::outbox::{Outbox, Raw};
 use self::status::Board;
-use crate::bus::Bus;
+use crate::bus::{Bus, Owner};
 
 /// For closing sockets and publishing what is in hand, from the moment of being told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
@@ -66,14 +68,20 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             "EULER_API_KEY is not set: the sign server allows few requests without it"
         );
     }
-    let outbox = Outbox::new(bus.clone());
+    let leases = Leases::new(bus.clone(), Owner::new());
+    let leases_stop = CancellationToken::new();
+    let leases_task = tokio::spawn(leases.clone().keep(leases_stop.clone()));
+    let outbox = Outbox::new(Raw {
+        bus: bus.clone(),
+        leases: leases.clone(),
+    });
     let board = Board::default();
     let mut tasks = JoinSet::new();
     for name in creators {
         let creator = Creator::new(
             name,
             shared.clone(),
-            bus.clone(),
+            leases.clone(),
             outbox.outlet(),
             board.clone(),
             policy,
@@ -101,6 +109,10 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     }
     board_stop.cancel();
     outbox.close(deadline).await;
+    leases_stop.cancel();
+    if timeout_at(deadline, leases_task).await.is_err() {
+        tracing::debug!(stage = "ingest", "the leases lapse by themselves");
+    }
     if timeout_at(deadline, board_task).await.is_err() {
         tracing::debug!(stage = "ingest", "the last statuses were not written");
     }

@@ -17,7 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::lease::Leases;
 use super::reconnect::jittered;
+use crate::bus::rooms::by_room;
 use crate::bus::{Bus, DeadLetter, Error};
 
 /// For all rooms together, in bytes as they go to Redis.
@@ -41,13 +43,33 @@ pub(super) trait Sink: Clone + Send + Sync + 'static {
     fn dead_letter(&self, letter: &DeadLetter) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-impl Sink for Bus {
+/// Redis, and the rooms that are ours there.
+#[derive(Clone)]
+pub(super) struct Raw {
+    pub(super) bus: Bus,
+    pub(super) leases: Leases,
+}
+
+impl Sink for Raw {
     async fn publish(&self, envelopes: &[Envelope]) -> Result<(), Error> {
-        self.publish_raw(envelopes).await
+        let token = |stream_id: &str| self.leases.token(stream_id).unwrap_or(0);
+        let batches = by_room(envelopes, token);
+        let published = self.bus.publish(self.leases.owner(), &batches).await?;
+        for index in published.refused {
+            let (stream_id, messages) = (batches[index].stream_id, batches[index].envelopes.len());
+            tracing::error!(
+                stage = "ingest",
+                stream_id,
+                messages,
+                "the room is not ours"
+            );
+            self.leases.lose(stream_id);
+        }
+        Ok(())
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Error> {
-        Bus::dead_letter(self, letter).await
+        self.bus.dead_letter(letter).await
     }
 }
 

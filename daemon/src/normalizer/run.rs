@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Contract, Reason, Rejection, SchemaError, normalize};
-use crate::bus::{self, Bus, Consumer, DeadLetter, Entry, Hop, Outcome};
+use crate::bus::{
+    self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, LEASE, Outcome, Owner, RENEW, Role,
+};
 
 /// Name of this stage in logs and dead letters.
 const STAGE: &str = "normalizer";
@@ -27,6 +29,8 @@ const STAGE: &str = "normalizer";
 const CONSUMER: &str = "normalizer";
 /// How long a read waits for entries; also how late a stop may be noticed.
 const READ_WAIT: Duration = Duration::from_secs(1);
+/// How often a standby asks whether the lease is free.
+const STANDBY: Duration = Duration::from_secs(1);
 /// How often the counts are logged, when there is something to tell.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -64,6 +68,9 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             contract: Contract::new()?,
             batch: options.normalizer_batch.into(),
             counts: Counts::new(),
+            bus: bus.clone(),
+            owner: Owner::new(),
+            done: 0,
         };
         shards.spawn(normalizer.run(stop.clone()));
     }
@@ -80,18 +87,71 @@ struct Shard {
     contract: Contract,
     batch: usize,
     counts: Counts,
+    bus: Bus,
+    owner: Owner,
+    /// The number of the last batch.
+    done: u64,
 }
 
 impl Shard {
     async fn run(mut self, stop: CancellationToken) {
-        while let Some(entries) = self.read(&stop).await {
-            let hops: Vec<Hop> = entries.iter().map(|entry| self.hop(entry)).collect();
-            if !self.publish(&hops, &stop).await {
-                break;
-            }
-            self.counts.add(self.number, &hops);
+        while self.hold(&stop).await.is_some() {
+            self.work(&stop).await;
         }
         self.counts.report(self.number);
+        let role = Role::Normalizer(self.number);
+        if let Err(error) = self.bus.let_go(role, self.owner).await {
+            tracing::debug!(stage = STAGE, shard = self.number, %error, "the lease lapses by itself");
+        }
+    }
+
+    /// Waits for the lease of the shard, and for what its last holder remembered; `None` to stop.
+    async fn hold(&mut self, stop: &CancellationToken) -> Option<()> {
+        let mut delays = delays();
+        loop {
+            let role = Role::Normalizer(self.number);
+            let taken = async {
+                if !self.bus.hold(role, self.owner, LEASE).await? {
+                    return Ok(None);
+                }
+                self.bus.normalizer_state(self.number).await.map(Some)
+            };
+            match stop.run_until_cancelled(taken).await? {
+                Ok(Some(state)) => {
+                    self.done = state.batch;
+                    self.consumer.read_history_again();
+                    return Some(());
+                }
+                Ok(None) => {
+                    stop.run_until_cancelled(tokio::time::sleep(STANDBY))
+                        .await?
+                }
+                Err(error) => wait(self.number, &error, &mut delays, stop).await?,
+            }
+        }
+    }
+
+    /// Normalizes as long as the lease is ours.
+    async fn work(&mut self, stop: &CancellationToken) {
+        let mut renewed = Instant::now();
+        while let Some(entries) = self.read(stop).await {
+            let hops: Vec<Hop> = entries.iter().map(|entry| self.hop(entry)).collect();
+            if !hops.is_empty() && !self.publish(&hops, stop).await {
+                return;
+            }
+            self.counts.add(self.number, &hops);
+            if renewed.elapsed() > RENEW {
+                match self
+                    .bus
+                    .hold(Role::Normalizer(self.number), self.owner, LEASE)
+                    .await
+                {
+                    Ok(true) => renewed = Instant::now(),
+                    Ok(false) => return,
+                    Err(error) => tracing::debug!(stage = STAGE, %error, "cannot renew the lease"),
+                }
+            }
+        }
     }
 
     /// The next entries, perhaps none; `None` to stop. Stops between batches at once.
@@ -112,9 +172,16 @@ impl Shard {
     /// Publishes a batch; `false` to stop. A batch in flight is finished before a stop.
     async fn publish(&mut self, hops: &[Hop], stop: &CancellationToken) -> bool {
         let mut delays = delays();
+        self.done += 1;
+        let batch = Batch {
+            number: self.done,
+            hops: hops.to_vec(),
+            state: Vec::new(),
+        };
         loop {
-            match self.consumer.hop(self.number, hops).await {
-                Ok(published) => {
+            match self.consumer.hop(self.number, self.owner, &batch).await {
+                Ok(None) => return false,
+                Ok(Some(published)) => {
                     if published < hops.len() {
                         let others = hops.len() - published;
                         tracing::debug!(stage = STAGE, others, "entries were published before");
@@ -151,8 +218,8 @@ impl Shard {
             })
         });
         Hop {
-            raw_id: entry.id.clone(),
-            outcome,
+            raw_id: Some(entry.id.clone()),
+            outcomes: vec![outcome],
         }
     }
 
@@ -243,8 +310,8 @@ impl Counts {
     }
 
     fn add(&mut self, shard: u32, hops: &[Hop]) {
-        for hop in hops {
-            match &hop.outcome {
+        for outcome in hops.iter().flat_map(|hop| &hop.outcomes) {
+            match outcome {
                 Outcome::Event { .. } => self.events += 1,
                 Outcome::DeadLetter(letter) if letter.reason == Reason::ParseError.as_str() => {
                     self.parse_errors += 1;

@@ -1,0 +1,248 @@
+//! The hop from raw entries to events, and the lease of who makes it.
+//!
+//! Comes in: what became of a batch of raw entries, and what the normalizer has to remember. Goes
+//! out, in one script: events and dead letters, the acknowledgements, and the memory. So a crash or
+//! a race can never publish twice or forget half. A repeat after a lost reply finds the entries no
+//! longer pending, publishes nothing and writes the same memory again. A normalizer that has lost
+//! its lease changes nothing at all.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::Script;
+use shared::streams::events;
+use shared::time::Timestamp;
+
+use super::{Bus, Consumer, DeadLetter, Error, FUSE, Owner};
+
+/// KEYS: raw, events, dlq, lease, state. ARGV: group, owner, the batch's number, how many fields of the state, for each
+/// its name and value (an empty value removes it); then per raw entry its id (or an empty text for
+/// what no entry causes), how many outcomes it has, and for each the number of the key that it goes
+/// to, how many words it has, and these: what XADD takes after the key.
+/// Returns how many entries were still pending, 0 for a batch that was done before, or -1 when the
+/// lease is not ours.
+const HOP: &str = r"
+if redis.call('GET', KEYS[4]) ~= ARGV[2] then return -1 end
+if tonumber(ARGV[3]) <= tonumber(redis.call('HGET', KEYS[5], 'batch') or '0') then return 0 end
+redis.call('HSET', KEYS[5], 'batch', ARGV[3])
+local i = 5
+for _ = 1, tonumber(ARGV[4]) do
+  if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[5], ARGV[i])
+  else redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1]) end
+  i = i + 2
+end
+local done = 0
+while i <= #ARGV do
+  local id, outcomes = ARGV[i], tonumber(ARGV[i + 1])
+  local due = id == '' or #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0
+  i = i + 2
+  for _ = 1, outcomes do
+    local target, words = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+    if due then redis.call('XADD', KEYS[target], unpack(ARGV, i + 2, i + 1 + words)) end
+    i = i + 2 + words
+  end
+  if due and id ~= '' then
+    redis.call('XACK', KEYS[1], ARGV[1], id)
+    done = done + 1
+  end
+end
+return done";
+
+/// KEYS: lease. ARGV: owner, its life in ms. Takes or renews it, or returns 0.
+const HOLD: &str = r"
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1";
+
+/// KEYS: lease. ARGV: owner. Frees what is ours.
+const LET_GO: &str = r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0";
+
+/// The field of the state that holds the number of the last batch; also in [`HOP`].
+const BATCH: &str = "batch";
+
+/// The scripts of this file, prepared once.
+#[derive(Clone)]
+pub(super) struct Scripts {
+    hop: Script,
+    hold: Script,
+    let_go: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            hop: Script::new(HOP),
+            hold: Script::new(HOLD),
+            let_go: Script::new(LET_GO),
+        }
+    }
+}
+
+/// What is published of a raw entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is published.
+    Event {
+        /// The UnifiedEvent as JSON.
+        json: String,
+        /// When it was made.
+        normalized_at: Timestamp,
+        /// The envelope's `data`, untouched.
+        raw: String,
+    },
+    /// It goes to the dead letters.
+    DeadLetter(DeadLetter),
+}
+
+impl Outcome {
+    /// The number of the key in [`HOP`] that it goes to, and what `XADD` takes after that key.
+    fn target_and_words(&self) -> (usize, Vec<Cow<'_, str>>) {
+        match self {
+            Self::Event {
+                json,
+                normalized_at,
+                raw,
+            } => {
+                let words = vec![
+                    "MAXLEN".into(),
+                    "~".into(),
+                    FUSE.to_string().into(),
+                    "*".into(),
+                    events::EVENT.into(),
+                    json.as_str().into(),
+                    events::NORMALIZED_AT.into(),
+                    normalized_at.to_string().into(),
+                    events::RAW.into(),
+                    raw.as_str().into(),
+                ];
+                (2, words)
+            }
+            Self::DeadLetter(letter) => (3, letter.words()),
+        }
+    }
+}
+
+/// What one raw entry becomes; or, without an entry, what time has brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The entry's id in the raw stream. It decides: one that is no longer pending publishes nothing.
+    pub raw_id: Option<String>,
+    /// In the order in which they are published.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What is published and remembered at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Above that of every batch before, [`State::batch`] first of all: a batch is done once.
+    pub number: u64,
+    /// In the order of the raw stream.
+    pub hops: Vec<Hop>,
+    /// What the normalizer remembers of the rooms: field and value; `None` forgets it.
+    pub state: Vec<(String, Option<String>)>,
+}
+
+/// What the normalizer of a shard remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The number of the last batch.
+    pub batch: u64,
+    /// As the batches wrote it; no field is called `batch`.
+    pub fields: HashMap<String, String>,
+}
+
+/// A task of which there is one in the whole system, or one per shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reads a shard's raw stream.
+    Normalizer(u32),
+    /// Obeys the control stream.
+    Control,
+}
+
+impl Bus {
+    /// Takes or renews the lease of a role for `life`; `false`: another process has it.
+    pub async fn hold(&self, role: Role, owner: Owner, life: Duration) -> Result<bool, Error> {
+        let mut call = self.scripts.hop.hold.prepare_invoke();
+        call.key(self.role_key(role))
+            .arg(owner.to_string())
+            .arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        Ok(call.invoke_async(&mut self.manager.clone()).await?)
+    }
+
+    /// Frees the lease of a role at once, if it is ours.
+    pub async fn let_go(&self, role: Role, owner: Owner) -> Result<(), Error> {
+        let mut call = self.scripts.hop.let_go.prepare_invoke();
+        call.key(self.role_key(role)).arg(owner.to_string());
+        Ok(call.invoke_async(&mut self.manager.clone()).await?)
+    }
+
+    /// All that the normalizer of a shard remembers.
+    pub async fn normalizer_state(&self, shard: u32) -> Result<State, Error> {
+        let mut fields: HashMap<String, String> = redis::cmd("HGETALL")
+            .arg(self.shard_key("ttlc:normalizer", shard))
+            .query_async(&mut self.manager.clone())
+            .await?;
+        let batch = fields.remove(BATCH).and_then(|number| number.parse().ok());
+        Ok(State {
+            batch: batch.unwrap_or(0),
+            fields,
+        })
+    }
+
+    fn role_key(&self, role: Role) -> String {
+        match role {
+            Role::Normalizer(shard) => self.shard_key("ttlc:lease:normalizer", shard),
+            Role::Control => "ttlc:lease:control".to_owned(),
+        }
+    }
+}
+
+impl Consumer {
+    /// Publishes what became of raw entries, takes these off the pending list and remembers, in one
+    /// script. Returns how many entries were still pending; `None` when the lease of
+    /// [`Role::Normalizer`] is not `owner`'s, and then nothing was done.
+    ///
+    /// The consumer must be one of the shard's raw stream.
+    pub async fn hop(
+        &mut self,
+        shard: u32,
+        owner: Owner,
+        batch: &Batch,
+    ) -> Result<Option<usize>, Error> {
+        if batch.hops.is_empty() && batch.state.is_empty() {
+            return Ok(Some(0));
+        }
+        let names = self.bus.names;
+        let mut call = self.bus.scripts.hop.hop.prepare_invoke();
+        call.key(&self.stream)
+            .key(names.events(shard))
+            .key(names.dlq(shard))
+            .key(self.bus.role_key(Role::Normalizer(shard)))
+            .key(self.bus.shard_key("ttlc:normalizer", shard));
+        call.arg(self.group)
+            .arg(owner.to_string())
+            .arg(batch.number)
+            .arg(batch.state.len());
+        for (field, value) in &batch.state {
+            call.arg(field).arg(value.as_deref().unwrap_or_default());
+        }
+        for hop in &batch.hops {
+            call.arg(hop.raw_id.as_deref().unwrap_or_default())
+                .arg(hop.outcomes.len());
+            for outcome in &hop.outcomes {
+                let (target, words) = outcome.target_and_words();
+                call.arg(target).arg(words.len());
+                for word in &words {
+                    call.arg(word.as_ref());
+                }
+            }
+        }
+        let done: i64 = call.invoke_async(&mut self.bus.manager.clone()).await?;
+        Ok(usize::try_from(done).ok())
+    }
+}

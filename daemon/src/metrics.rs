@@ -1,0 +1,106 @@
+//! What the daemon counts and measures: every name, in one place, with its unit and labels.
+//!
+//! Comes in: facts that the stages state through the `metrics` crate. Goes out: `GET /metrics` on
+//! `HEALTH_ADDR`, in Prometheus' text format. Labels are categories with few values; there is never
+//! a creator, a room or a user among them, so the number of series does not grow with the traffic,
+//! and nothing personal or secret can be in them. Counts begin at 0 with the process.
+//!
+//! A stage adds its names to its own block below, and describes them in [`describe`].
+
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+// ---- process
+
+/// Gauge, always 1; label `version`.
+pub const BUILD_INFO: &str = "ttlc_build_info";
+/// Gauge: resident memory in bytes.
+pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
+
+// ---- redis
+
+/// Counter of commands that failed; label `stage`.
+pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
+
+/// Bounds of histograms in seconds: from a fast script to a time-out.
+const SECONDS: [f64; 10] = [
+    0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
+];
+/// How often the exporter tidies its samples.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The recorder of this process, for [`crate::http`] to show.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Installs the recorder. Call once, first of all; what is counted before is lost.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn install() -> Result<Self, BuildError> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+            .install_recorder()?;
+        describe();
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Self(handle))
+    }
+
+    /// All metrics, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        if let Some(bytes) = resident_memory() {
+            gauge!(RESIDENT_MEMORY).set(bytes);
+        }
+        self.0.render()
+    }
+
+    /// Tidies up for ever; without it histograms would grow while nobody asks.
+    pub async fn upkeep(self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.0.run_upkeep();
+        }
+    }
+}
+
+/// What each name means, for `# HELP`.
+fn describe() {
+    describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
+    describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
+    describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+}
+
+/// Resident memory in bytes, where the system tells it.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floats; memory is far below 2^53"
+)]
+fn resident_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kib * 1024) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::counter;
+
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let metrics = Metrics::install().unwrap();
+        counter!(REDIS_ERRORS, "stage" => "test").increment(3);
+        let text = metrics.render();
+        assert!(
+            text.contains("ttlc_redis_errors_total{stage=\"test\"} 3"),
+            "{text}"
+        );
+        assert!(text.contains("# HELP ttlc_redis_errors_total"), "{text}");
+        assert!(Metrics::install().is_err(), "one recorder a process");
+    }
+}
