@@ -58,6 +58,10 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             spawn_storage(&mut stages, &bus, options.storage);
         }
         Command::Migrate(database) => return Ok(storage::migrate(&database).await?),
+        Command::DeadLetters { command } => {
+            let mut out = std::io::stdout();
+            return Ok(storage::dead_letters::execute(command, &mut out).await?);
+        }
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,
     }
     stages.run().await

@@ -3,6 +3,7 @@
 
 mod storage {
     mod contract;
+    mod dead_letters;
     mod faults;
     mod migrations;
     mod rig;

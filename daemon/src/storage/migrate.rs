@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -31,6 +31,10 @@ const FILES: [(&str, &str); 4] = [
     (
         "0004_create_gaps",
         include_str!("../../../migrations/0004_create_gaps.sql"),
+    ),
+    (
+        "0005_create_dead_letters",
+        include_str!("../../../migrations/0005_create_dead_letters.sql"),
     ),
 ];
 

@@ -5,7 +5,7 @@
 //! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
 //! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
 //! [`rooms`], [`users`], [`statistics`] and [`gaps`] are what it keeps up to date beside the events.
-//! [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
+//! [`dead_letters`] keeps what no stage could process. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
 //!   and not acknowledged comes again and changes nothing: rows that exist are skipped, and
@@ -20,6 +20,7 @@
 mod batch;
 mod check;
 mod database;
+pub mod dead_letters;
 mod gaps;
 mod migrate;
 mod outage;
@@ -127,6 +128,14 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     let mut tasks = JoinSet::new();
     tasks.spawn(partitions::keep(database.clone(), stop.clone()));
     for shard in 0..bus.names().shards() {
+        let name = options.storage_consumer.clone();
+        tasks.spawn(dead_letters::keep(
+            database.clone(),
+            bus.clone(),
+            shard,
+            name,
+            stop.clone(),
+        ));
         let writer = writer::Writer::new(&options, database.clone(), bus.clone(), shard);
         tasks.spawn(writer.run(stop.clone()));
     }

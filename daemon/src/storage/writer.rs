@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use metrics::{counter, histogram};
 use shared::streams::GROUP_STORAGE;
 use shared::time::Timestamp;
 use tokio::time::{Instant, sleep};
@@ -18,6 +19,10 @@ use super::database::{Database, Failure};
 use super::outage::Outage;
 use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
+use crate::metrics::{
+    STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
+    STORAGE_REPLAYED, STORAGE_TRIMMED,
+};
 
 /// How long a read waits when the stream is empty.
 const IDLE_WAIT: Duration = Duration::from_secs(2);
@@ -143,6 +148,7 @@ impl Writer {
         for (place, entry) in entries.iter().enumerate() {
             if entry.fields.is_empty() {
                 // It was trimmed away while it was ours. The room is unknown by now.
+                counter!(STORAGE_TRIMMED).increment(1);
                 tracing::error!(stream = %self.stream, entry = %entry.id, "an unread entry was trimmed: an event is lost");
                 continue;
             }
@@ -188,6 +194,13 @@ impl Writer {
             let error = format!("event {} is stored with another payload", row.event_id);
             letters.push((places[place], COLLISION, error));
         }
+        let count = |name: &'static str, number: usize| {
+            counter!(name).increment(u64::try_from(number).unwrap_or(u64::MAX));
+        };
+        count(STORAGE_EVENTS, total.inserted);
+        count(STORAGE_DUPLICATES, total.duplicates);
+        count(STORAGE_REPLAYED, total.replayed);
+        count(STORAGE_DEFAULT_PARTITION, total.in_default);
         if total.in_default > 0 {
             tracing::warn!(
                 events = total.in_default,
@@ -198,6 +211,7 @@ impl Writer {
         for (place, reason, error) in letters {
             let entry = &entries[place];
             tracing::warn!(stream = %self.stream, entry = %entry.id, reason, %error, "to the dead letters");
+            counter!(STORAGE_REJECTED, "reason" => reason).increment(1);
             let letter = DeadLetter {
                 stage: STAGE,
                 reason,
@@ -222,6 +236,7 @@ impl Writer {
             }
         }
         redis.over();
+        histogram!(STORAGE_BATCH).record(begun.elapsed());
         tracing::debug!(
             stream = %self.stream,
             entries = entries.len(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use daemon::bus::Bus;
+use daemon::config::Common;
 use daemon::storage::{self, DatabaseOptions, Options};
 use serde_json::{Value, json};
 use shared::identity::EventId;
@@ -72,6 +73,14 @@ impl Rig {
 
     pub(crate) fn bus(&self) -> Bus {
         Bus::new(&self.redis_url.clone().into(), StreamNames::new(1)).unwrap()
+    }
+
+    pub(crate) fn common(&self) -> Common {
+        Common {
+            redis_url: self.redis_url.clone().into(),
+            stream_shards: 1,
+            health_addr: None,
+        }
     }
 
     pub(crate) fn start(&self, options: Options) -> Running {
@@ -143,24 +152,26 @@ impl Rig {
         })
     }
 
-    /// Waits until the group has acknowledged every entry of the stream.
+    /// Waits until the writer has acknowledged every event.
     pub(crate) async fn settled(&self) {
+        self.acknowledged("ttlc:events", GROUP_STORAGE).await;
+    }
+
+    /// Waits until the group has acknowledged every entry of the stream.
+    pub(crate) async fn acknowledged(&self, stream: &str, group: &str) {
         poll("every entry is acknowledged", async || {
             let mut redis = self.redis().await;
             let groups: redis::streams::StreamInfoGroupsReply = redis::cmd("XINFO")
-                .arg(&["GROUPS", "ttlc:events"])
+                .arg(&["GROUPS", stream])
                 .query_async(&mut redis)
                 .await
                 .ok()?;
             let last: redis::streams::StreamRangeReply = redis::cmd("XREVRANGE")
-                .arg(&["ttlc:events", "+", "-", "COUNT", "1"])
+                .arg(&[stream, "+", "-", "COUNT", "1"])
                 .query_async(&mut redis)
                 .await
                 .ok()?;
-            let group = groups
-                .groups
-                .iter()
-                .find(|group| group.name == GROUP_STORAGE)?;
+            let group = groups.groups.iter().find(|known| known.name == group)?;
             (group.pending == 0 && group.last_delivered_id == last.ids.first()?.id).then_some(())
         })
         .await;
