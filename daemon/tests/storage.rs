@@ -7,6 +7,7 @@ mod storage {
     mod faults;
     mod migrations;
     mod rig;
+    mod roles;
     mod rooms;
     mod rows;
     mod statistics;

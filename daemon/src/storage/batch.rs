@@ -12,7 +12,7 @@ use shared::raw::Source;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
-use super::database::Failure;
+use super::database::{Failure, Rights};
 use super::gaps::Gaps;
 use super::rooms::Rooms;
 use super::row::Row;
@@ -45,14 +45,22 @@ pub(super) struct Stored {
 }
 
 /// Stores `rows` in one transaction.
-pub(super) async fn store(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, Failure> {
-    match tokio::time::timeout(TIMEOUT, transact(client, rows)).await {
+pub(super) async fn store(
+    client: &mut Client,
+    rights: Rights,
+    rows: &[Row<'_>],
+) -> Result<Stored, Failure> {
+    match tokio::time::timeout(TIMEOUT, transact(client, rights, rows)).await {
         Ok(stored) => Ok(stored?),
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
 }
 
-async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio_postgres::Error> {
+async fn transact(
+    client: &mut Client,
+    rights: Rights,
+    rows: &[Row<'_>],
+) -> Result<Stored, tokio_postgres::Error> {
     let mut stored = Stored::default();
 
     // A replay shows events of the past; they are stored, and storing changes nothing. Not even
@@ -87,7 +95,9 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
     });
 
     let transaction = client.transaction().await?;
-    transaction.batch_execute(LIMITS).await?;
+    transaction
+        .batch_execute(&format!("{LIMITS}; {}", rights.begin()))
+        .await?;
 
     let mut rooms = Rooms::default();
     let mut users = Users::default();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::batch::{Stored, store};
-use super::database::{Database, Failure};
+use super::database::{Database, Failure, Rights};
 use super::outage::Outage;
 use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
@@ -272,7 +272,7 @@ fn chunks(rows: &[Row<'_>]) -> Vec<(usize, usize)> {
 /// The writer's own connection to Postgres, made again whenever it broke.
 struct Session {
     database: Database,
-    client: Option<Client>,
+    client: Option<(Client, Rights)>,
 }
 
 impl Session {
@@ -285,12 +285,13 @@ impl Session {
         let mut outage = Outage::new("postgres");
         loop {
             let attempt = async {
-                let client = match self.client.take().filter(|client| !client.is_closed()) {
-                    Some(client) => client,
-                    None => self.database.connect().await?,
+                let open = self.client.take().filter(|open| !open.0.is_closed());
+                let open = match open {
+                    Some(open) => open,
+                    None => self.database.connect_as_writer().await?,
                 };
-                let client = self.client.insert(client);
-                store(client, rows).await
+                let (client, rights) = self.client.insert(open);
+                store(client, *rights, rows).await
             };
             let outcome = tokio::select! {
                 outcome = attempt => outcome,

@@ -16,7 +16,7 @@ use super::letter::Letter;
 use super::redrive;
 use crate::bus::{Bus, Entry};
 use crate::metrics::DEAD_LETTERS;
-use crate::storage::database::{Database, Failure};
+use crate::storage::database::{Database, Failure, Rights};
 use crate::storage::outage::Outage;
 
 /// How many entries a transaction copies.
@@ -37,7 +37,7 @@ pub(crate) async fn keep(
 ) {
     let stream = bus.names().dlq(shard);
     let mut consumer = bus.consumer(stream.clone(), GROUP_OPS, &name);
-    let mut client: Option<Client> = None;
+    let mut client: Option<(Client, Rights)> = None;
     let mut redis = Outage::new("redis");
     let mut postgres = Outage::new("postgres");
     let mut trimmed = Instant::now();
@@ -62,11 +62,11 @@ pub(crate) async fn keep(
         // Until it is copied; the entries are ours and nobody else's.
         let copied = loop {
             let attempt = async {
-                let client = match client.take().filter(|client| !client.is_closed()) {
+                let (client, rights) = match client.take().filter(|open| !open.0.is_closed()) {
                     Some(open) => client.insert(open),
-                    None => client.insert(database.connect().await?),
+                    None => client.insert(database.connect_as_writer().await?),
                 };
-                let copied = copy(client, &stream, &entries).await?;
+                let copied = copy(client, *rights, &stream, &entries).await?;
                 // One of the shards' copiers is enough.
                 if shard == 0 {
                     redrive::finish(client, &bus).await?;
@@ -110,6 +110,7 @@ pub(crate) async fn keep(
 /// Copies entries; returns the ids of those that need not be kept in Redis any longer.
 async fn copy(
     client: &mut Client,
+    rights: Rights,
     stream: &str,
     entries: &[Entry],
 ) -> Result<Vec<String>, Failure> {
@@ -127,11 +128,11 @@ async fn copy(
             entry.id.clone()
         })
         .collect();
-    match insert(client, &letters).await {
+    match insert(client, rights, &letters).await {
         Ok(()) => done.extend(letters.iter().map(|(id, _)| (*id).to_owned())),
         Err(failure) if failure.is_bad_data() => {
             for letter in letters {
-                match insert(client, std::slice::from_ref(&letter)).await {
+                match insert(client, rights, std::slice::from_ref(&letter)).await {
                     Ok(()) => done.push(letter.0.to_owned()),
                     // It stays in Redis, pending, where it can be looked at.
                     Err(failure) if failure.is_bad_data() => {
@@ -146,12 +147,17 @@ async fn copy(
     Ok(done)
 }
 
-async fn insert(client: &mut Client, letters: &[(&str, Letter)]) -> Result<(), Failure> {
+async fn insert(
+    client: &mut Client,
+    rights: Rights,
+    letters: &[(&str, Letter)],
+) -> Result<(), Failure> {
     if letters.is_empty() {
         return Ok(());
     }
     let inserting = async {
         let transaction = client.transaction().await?;
+        transaction.batch_execute(rights.begin()).await?;
         let mut counted = Vec::new();
         for (_, letter) in letters {
             let parameters: [(&(dyn ToSql + Sync), Type); 13] = [
