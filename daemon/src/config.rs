@@ -42,6 +42,12 @@ pub enum Command {
     Normalize,
     /// Apply the database migrations and exit
     Migrate(storage::DatabaseOptions),
+    /// Look at what could not be processed, and put it back
+    DeadLetters {
+        /// What to do.
+        #[command(subcommand)]
+        command: storage::dead_letters::Command,
+    },
     /// Ask a running process whether it is ready, for container health checks
     Healthcheck {
         /// Where it answers
@@ -51,7 +57,7 @@ pub enum Command {
 }
 
 /// What every stage needs.
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub struct Common {
     /// Redis, redis://[user:password@]host:port[/db] or rediss://… for TLS
     #[arg(

@@ -56,6 +56,10 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Normalize => return tokio::task::block_in_place(normalize_lines),
         Command::Migrate(database) => return Ok(storage::migrate(&database).await?),
+        Command::DeadLetters { command } => {
+            let mut out = std::io::stdout();
+            return Ok(storage::dead_letters::execute(command, &mut out).await?);
+        }
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,
     }
     stages.run().await
