@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge, gauge};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 // ---- process
@@ -36,6 +36,25 @@ pub const GROUP_LAG: &str = "ttlc_group_lag";
 pub const GROUP_PENDING: &str = "ttlc_group_pending";
 /// Counter of times that a stream was trimmed without a group that is too far behind; label `group`.
 pub const GROUP_SKIPPED: &str = "ttlc_group_skipped_total";
+
+// ---- normalizer
+
+/// Counter of events published; label `type`, an `eventType`.
+pub const NORMALIZER_EVENTS: &str = "ttlc_normalizer_events_total";
+/// Counter of messages that became no event; label `reason`, as in the dead letters.
+pub const NORMALIZER_REJECTED: &str = "ttlc_normalizer_rejected_total";
+/// Counter of gift streaks concluded without their end.
+pub const NORMALIZER_TIMEOUTS: &str = "ttlc_normalizer_streak_timeouts_total";
+/// Gauge: gift streaks that go on; label `shard`.
+pub const NORMALIZER_STREAKS: &str = "ttlc_normalizer_streaks_open";
+/// Gauge: 1 where this process normalizes, 0 where it stands by; label `shard`.
+pub const NORMALIZER_ACTIVE: &str = "ttlc_normalizer_active";
+/// Histogram in seconds: decoding, mapping and checking a message; the mean of each batch.
+pub const NORMALIZER_MESSAGE: &str = "ttlc_normalizer_message_seconds";
+/// Histogram in seconds: checking an event against the contract and writing its JSON; a sample.
+pub const NORMALIZER_VALIDATION: &str = "ttlc_normalizer_validation_seconds";
+/// Histogram in seconds: publishing a batch.
+pub const NORMALIZER_HOP: &str = "ttlc_normalizer_hop_seconds";
 
 /// Bounds of histograms in seconds: from a fast script to a time-out.
 const SECONDS: [f64; 10] = [
@@ -96,6 +115,25 @@ fn describe() {
     describe_gauge!(GROUP_LAG, "Entries that a group has not read");
     describe_gauge!(GROUP_PENDING, "Entries read and not acknowledged");
     describe_counter!(GROUP_SKIPPED, "Times a group too far behind was left out");
+    describe_counter!(NORMALIZER_EVENTS, "Events published, by type");
+    describe_counter!(NORMALIZER_REJECTED, "Messages that became no event");
+    describe_counter!(
+        NORMALIZER_TIMEOUTS,
+        "Gift streaks concluded without their end"
+    );
+    describe_gauge!(NORMALIZER_STREAKS, "Gift streaks that go on");
+    describe_gauge!(NORMALIZER_ACTIVE, "1 where this process normalizes");
+    describe_histogram!(
+        NORMALIZER_MESSAGE,
+        Unit::Seconds,
+        "Work on a message, mean of a batch"
+    );
+    describe_histogram!(
+        NORMALIZER_VALIDATION,
+        Unit::Seconds,
+        "Checking an event, sampled"
+    );
+    describe_histogram!(NORMALIZER_HOP, Unit::Seconds, "Publishing a batch");
 }
 
 /// Resident memory in bytes, where the system tells it.

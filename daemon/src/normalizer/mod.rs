@@ -11,20 +11,27 @@
 //! what cannot be read goes to the dead letters with its original fields.
 
 mod battle;
+mod catalogue;
 mod decode;
 mod decoded;
 mod gift;
 mod lifecycle;
 mod map;
+mod memory;
 mod object;
 mod run;
 mod social;
+mod streaks;
+mod take;
 mod text;
 mod user;
 mod validate;
 
+pub use catalogue::Known;
 pub use map::normalize;
 pub use run::{Error, Options, run};
+pub use streaks::TIMEOUT_TYPE;
+pub use take::{Checked, Normalizer, Taken};
 pub use validate::{Contract, SchemaError};
 
 /// Why there is no event for an envelope.
