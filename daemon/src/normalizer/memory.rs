@@ -45,8 +45,10 @@ const STREAK: &str = "streak";
 const GIFT: &str = "gift";
 
 /// All that is remembered of a shard's rooms.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memory {
+    /// At most this many rooms and open streaks.
+    max: (usize, usize),
     rooms: HashMap<String, Room>,
     pub(super) catalogue: Catalogue,
     /// Open streaks of all rooms.
@@ -85,7 +87,24 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self::bounded(MAX_ROOMS, MAX_OPEN)
+    }
+}
+
 impl Memory {
+    fn bounded(rooms: usize, open: usize) -> Self {
+        Self {
+            max: (rooms, open),
+            rooms: HashMap::new(),
+            catalogue: Catalogue::default(),
+            open: 0,
+            changed: BTreeSet::new(),
+            removed: BTreeSet::new(),
+        }
+    }
+
     /// Takes a message: puts its event right, if it has one, and returns what the message shows to
     /// be over, in the order of the rooms' numbers.
     pub(super) fn apply(
@@ -116,7 +135,7 @@ impl Memory {
             self.rooms.insert(scope.clone(), room);
         }
         concluded.extend(self.apply_in(&scope, envelope, event, now));
-        while self.open > MAX_OPEN {
+        while self.open > self.max.1 {
             let Some(event) = self.conclude_oldest() else {
                 break;
             };
@@ -210,7 +229,7 @@ impl Memory {
 
     /// Drops the room of which nothing was heard for longest, when there are too many.
     fn make_room(&mut self) -> Vec<UnifiedEvent> {
-        if self.rooms.len() < MAX_ROOMS {
+        if self.rooms.len() < self.max.0 {
             return Vec::new();
         }
         let oldest = self
