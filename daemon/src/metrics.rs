@@ -56,6 +56,25 @@ pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
 /// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
 pub const DEAD_LETTERS: &str = "ttlc_dead_letters_total";
 
+// ---- normalizer
+
+/// Counter of events published; label `type`, an `eventType`.
+pub const NORMALIZER_EVENTS: &str = "ttlc_normalizer_events_total";
+/// Counter of messages that became no event; label `reason`, as in the dead letters.
+pub const NORMALIZER_REJECTED: &str = "ttlc_normalizer_rejected_total";
+/// Counter of gift streaks concluded without their end.
+pub const NORMALIZER_TIMEOUTS: &str = "ttlc_normalizer_streak_timeouts_total";
+/// Gauge: gift streaks that go on; label `shard`.
+pub const NORMALIZER_STREAKS: &str = "ttlc_normalizer_streaks_open";
+/// Gauge: 1 where this process normalizes, 0 where it stands by; label `shard`.
+pub const NORMALIZER_ACTIVE: &str = "ttlc_normalizer_active";
+/// Histogram in seconds: decoding, mapping and checking a message; the mean of each batch.
+pub const NORMALIZER_MESSAGE: &str = "ttlc_normalizer_message_seconds";
+/// Histogram in seconds: checking an event against the contract and writing its JSON; a sample.
+pub const NORMALIZER_VALIDATION: &str = "ttlc_normalizer_validation_seconds";
+/// Histogram in seconds: publishing a batch.
+pub const NORMALIZER_HOP: &str = "ttlc_normalizer_hop_seconds";
+
 /// Bounds of histograms in seconds: from a fast script to a time-out.
 const SECONDS: [f64; 10] = [
     0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
@@ -134,6 +153,26 @@ fn describe() {
         "From reading a batch to its acknowledgement"
     );
     describe_counter!(DEAD_LETTERS, "Dead letters copied to Postgres, by stage");
+
+    describe_counter!(NORMALIZER_EVENTS, "Events published, by type");
+    describe_counter!(NORMALIZER_REJECTED, "Messages that became no event");
+    describe_counter!(
+        NORMALIZER_TIMEOUTS,
+        "Gift streaks concluded without their end"
+    );
+    describe_gauge!(NORMALIZER_STREAKS, "Gift streaks that go on");
+    describe_gauge!(NORMALIZER_ACTIVE, "1 where this process normalizes");
+    describe_histogram!(
+        NORMALIZER_MESSAGE,
+        Unit::Seconds,
+        "Work on a message, mean of a batch"
+    );
+    describe_histogram!(
+        NORMALIZER_VALIDATION,
+        Unit::Seconds,
+        "Checking an event, sampled"
+    );
+    describe_histogram!(NORMALIZER_HOP, Unit::Seconds, "Publishing a batch");
 }
 
 /// Resident memory in bytes, where the system tells it.

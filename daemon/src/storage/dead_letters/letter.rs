@@ -221,6 +221,7 @@ mod tests {
         Entry {
             id: "1763800000000-3".into(),
             fields: fields
+            deliveries: 0,
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
