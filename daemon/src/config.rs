@@ -38,6 +38,15 @@ pub enum Command {
     StorageWriter(StorageOptions),
     /// Apply the database migrations and exit
     Migrate(storage::DatabaseOptions),
+    /// Remove what is older than the retention, and exit
+    Prune {
+        /// Where it is.
+        #[command(flatten)]
+        database: storage::DatabaseOptions,
+        /// What goes.
+        #[command(flatten)]
+        retention: storage::RetentionOptions,
+    },
     /// Look at what could not be processed, and put it back
     DeadLetters {
         /// What to do.
