@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use shared::streams::StreamNames;
 
+use crate::bus::trim;
 use crate::{ingest, normalizer, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
@@ -36,6 +37,9 @@ pub enum Command {
     Normalizer(NormalizerOptions),
     /// Store unified events
     StorageWriter(StorageOptions),
+    /// Normalize lines: raw.v1 envelopes as NDJSON on standard input, for each the event or its
+    /// rejection on standard output; without Redis
+    Normalize,
     /// Apply the database migrations and exit
     Migrate(storage::DatabaseOptions),
     /// Remove what is older than the retention, and exit
@@ -100,6 +104,9 @@ pub struct RunOptions {
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
+    /// Trimming the streams.
+    #[command(flatten)]
+    pub trim: trim::Options,
     /// Storing.
     #[command(flatten)]
     pub storage: storage::Options,
@@ -125,6 +132,9 @@ pub struct NormalizerOptions {
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
+    /// Trimming the streams.
+    #[command(flatten)]
+    pub trim: trim::Options,
 }
 
 /// Options of `storage-writer`.

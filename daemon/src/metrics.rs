@@ -24,6 +24,19 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 /// Counter of commands that failed; label `stage`.
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
 
+/// Gauge: entries of a stream, all shards' last one looked at; label `stream`.
+pub const STREAM_LENGTH: &str = "ttlc_stream_length";
+/// Counter of entries that left a stream because all groups had processed them; label `stream`.
+pub const STREAM_TRIMMED: &str = "ttlc_stream_trimmed_total";
+/// Counter of entries that were gone before a group had read them; labels `stream`, `group`.
+pub const STREAM_UNREAD_LOST: &str = "ttlc_stream_unread_lost_total";
+/// Gauge: entries that a group has not read; labels `stream`, `group`.
+pub const GROUP_LAG: &str = "ttlc_group_lag";
+/// Gauge: entries that a group has read and not acknowledged; labels `stream`, `group`.
+pub const GROUP_PENDING: &str = "ttlc_group_pending";
+/// Counter of times that a stream was trimmed without a group that is too far behind; label `group`.
+pub const GROUP_SKIPPED: &str = "ttlc_group_skipped_total";
+
 // ---- storage
 
 /// Counter of events stored; no label.
@@ -90,6 +103,18 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
     describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
     describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_gauge!(STREAM_LENGTH, "Entries of a stream");
+    describe_counter!(
+        STREAM_TRIMMED,
+        "Entries trimmed after all groups processed them"
+    );
+    describe_counter!(
+        STREAM_UNREAD_LOST,
+        "Entries lost to a group before it read them"
+    );
+    describe_gauge!(GROUP_LAG, "Entries that a group has not read");
+    describe_gauge!(GROUP_PENDING, "Entries read and not acknowledged");
+    describe_counter!(GROUP_SKIPPED, "Times a group too far behind was left out");
     describe_counter!(STORAGE_EVENTS, "Events stored");
     describe_counter!(STORAGE_DUPLICATES, "Entries that were stored already");
     describe_counter!(STORAGE_REPLAYED, "Entries that a replay showed");

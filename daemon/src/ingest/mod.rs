@@ -30,6 +30,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::creator::Creator;
+pub use self::direct::frames::{Frames, Taken};
 use self::lease::Leases;
 use self::options::Settings;
 pub use self::options::{Invalid, Options};

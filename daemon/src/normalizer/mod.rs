@@ -3,7 +3,8 @@
 //! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each,
 //! to `ttlc:events`, or a dead letter. In the order of reading: [`run`] is the stage (Redis, time,
 //! retries); [`normalize`] is the table of types and is pure; [`Contract`] checks the result
-//! against the published schema. Below these: `decode` (bytes to messages), `user`, `gift`,
+//! against the published schema. Below these: `decode` (bytes to messages; `json` makes
+//! these bytes of JSON), `user`, `gift`,
 //! `social`, `battle`, `lifecycle`, and `decoded` for messages without an event type.
 //!
 //! Crash and redelivery: publishing and acknowledging are one script, and an event depends on its
@@ -14,7 +15,10 @@ mod battle;
 mod decode;
 mod decoded;
 mod gift;
+mod json;
 mod lifecycle;
+mod limits;
+mod lines;
 mod map;
 mod object;
 mod run;
@@ -23,6 +27,7 @@ mod text;
 mod user;
 mod validate;
 
+pub use lines::Lines;
 pub use map::normalize;
 pub use run::{Error, Options, run};
 pub use validate::{Contract, SchemaError};

@@ -7,6 +7,7 @@
 mod device;
 pub(super) mod dial;
 mod frame;
+pub(super) mod frames;
 mod http;
 pub(super) mod proxy;
 pub(super) mod room;

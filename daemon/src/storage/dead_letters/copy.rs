@@ -1,13 +1,12 @@
 //! Copies `ttlc:dlq` into `dead_letters`, and finishes what somebody began to put back.
 //!
-//! Every entry counts once, by its id; it is acknowledged after the commit, and the stream is
-//! trimmed of what is acknowledged. A letter that fails again after it was put back is open again.
+//! Every entry counts once, by its id; it is acknowledged after the commit, and then the
+//! trimmer takes it off the stream. A letter that fails again after it was put back is open again.
 
 use std::time::Duration;
 
 use metrics::counter;
 use shared::streams::GROUP_OPS;
-use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
@@ -23,8 +22,6 @@ use crate::storage::outage::Outage;
 const BATCH: usize = 64;
 /// How long a read waits, and so how soon unfinished redrives are looked for.
 const IDLE_WAIT: Duration = Duration::from_secs(2);
-/// How often the stream is trimmed.
-const TRIM_INTERVAL: Duration = Duration::from_mins(1);
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Copies one shard's dead letters until told to stop.
@@ -40,7 +37,6 @@ pub(crate) async fn keep(
     let mut client: Option<(Client, Rights)> = None;
     let mut redis = Outage::new("redis");
     let mut postgres = Outage::new("postgres");
-    let mut trimmed = Instant::now();
     while !stop.is_cancelled() {
         let Some(read) = stop
             .run_until_cancelled(consumer.read(BATCH, IDLE_WAIT))
@@ -98,12 +94,6 @@ pub(crate) async fn keep(
             }
         }
         redis.over();
-        if trimmed.elapsed() >= TRIM_INTERVAL {
-            trimmed = Instant::now();
-            if let Err(error) = bus.trim(&stream).await {
-                tracing::warn!(%stream, %error, "cannot trim, trying again later");
-            }
-        }
     }
 }
 
