@@ -220,8 +220,8 @@ mod tests {
     fn entry(fields: &[(&str, &str)]) -> Entry {
         Entry {
             id: "1763800000000-3".into(),
-            fields: fields
             deliveries: 0,
+            fields: fields
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
