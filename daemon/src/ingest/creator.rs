@@ -15,13 +15,13 @@ use shared::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::direct::room::{self, Room, Sighting};
-use super::direct::socket::Connection;
-use super::direct::{self, Direct, Pass, dial};
+use super::budget::Urgency;
+use super::direct::{self, Direct};
 use super::failure::Failure;
 use super::lease::Leases;
 use super::options::Policy;
 use super::outbox::{Outlet, Parcel};
+use super::provider::{Connection, Delivery as _, Room, Sighting, Source as _};
 use super::reconnect::{Reconnect, at_least};
 use super::session::{Lifecycle, Session};
 use super::status::Board;
@@ -36,7 +36,6 @@ const TRUSTED_FOR: Duration = Duration::from_mins(10);
 pub(super) struct Creator {
     name: String,
     direct: Direct,
-    shared: Arc<direct::Shared>,
     leases: Leases,
     outlet: Outlet,
     board: Board,
@@ -72,8 +71,7 @@ impl Creator {
         policy: Policy,
     ) -> Result<Self, String> {
         Ok(Self {
-            direct: Direct::new(shared.clone())?,
-            shared,
+            direct: Direct::new(shared)?,
             name,
             leases,
             outlet,
@@ -115,7 +113,10 @@ impl Creator {
 
     /// Once the whole way: look, sign, connect, read until the end.
     async fn attempt(&mut self, stop: &CancellationToken) -> Outcome {
-        let Some(sighting) = stop.run_until_cancelled(self.direct.look(&self.name)).await else {
+        let Some(sighting) = stop
+            .run_until_cancelled(self.direct.look(&self.name, Urgency::Poll))
+            .await
+        else {
             return Outcome::Stopped;
         };
         let room = match sighting {
@@ -124,12 +125,17 @@ impl Creator {
             Ok(Sighting::NeverLive) => return Outcome::Waiting("never_live"),
             Ok(Sighting::UnknownUser) => return Outcome::Failed(Failure::unknown_user()),
             Err(error) => match self.trusted.take() {
-                Some((room, since)) if unclear(&error) && since.elapsed() < TRUSTED_FOR => {
-                    tracing::warn!(creator = self.name, stage = "ingest", stream_id = room.id, %error,
-                        "cannot look for the room, taking the last one");
+                Some((room, since)) if error.is_unclear() && since.elapsed() < TRUSTED_FOR => {
+                    tracing::warn!(
+                        creator = self.name,
+                        stage = "ingest",
+                        stream_id = room.id,
+                        error = error.detail,
+                        "cannot look for the room, taking the last one"
+                    );
                     room
                 }
-                _ => return self.failed_look(&error, stop).await,
+                _ => return self.failed_look(error, stop).await,
             },
         };
         let paused = room.paused;
@@ -142,47 +148,38 @@ impl Creator {
             "creator is live"
         );
         self.set_status("connecting", Some(&room.id), None, None, None);
-        let Some(pass) = Box::pin(self.enter(&room, stop)).await else {
+        let Some(entered) = Box::pin(self.enter(&room, stop)).await else {
             return Outcome::Stopped;
         };
-        let (pass, connection) = match pass {
-            Ok(entered) => entered,
+        let connection = match entered {
+            Ok(connection) => connection,
             Err(failure) => return Outcome::Failed(self.publish_failure(&room, failure)),
         };
-        self.follow(&room, &pass, connection, stop).await
+        self.follow(&room, connection, stop).await
     }
 
-    /// Signs and connects. The session is there before, for a failure is an event of the room.
-    /// `None` when told to stop.
+    /// Claims the room, and connects. The session is there before, for a failure is an event of the
+    /// room. `None` when told to stop.
     async fn enter(
         &mut self,
         room: &Room,
         stop: &CancellationToken,
-    ) -> Option<Result<(Pass, Connection), Failure>> {
+    ) -> Option<Result<Connection, Failure>> {
         self.open_session(&room.id, stop).await?;
-        let pass = match stop.run_until_cancelled(self.direct.sign(room)).await? {
-            Ok(pass) => pass,
-            Err(error) => return Some(Err(Failure::to_sign(&error, room))),
+        let entering = Box::pin(self.direct.enter(room));
+        let connection = match stop.run_until_cancelled(entering).await? {
+            Ok(connection) => Connection::Direct(Box::new(connection)),
+            Err(failure) => return Some(Err(failure)),
         };
-        self.open_session(&pass.room_id, stop).await?;
-        match stop
-            .run_until_cancelled(Box::pin(self.direct.connect(&pass)))
-            .await?
-        {
-            Ok(connection) => Some(Ok((pass, connection))),
-            Err(error) => {
-                self.renew_visitor(&error);
-                Some(Err(Failure::to_dial(&error, pass.room_id)))
-            }
-        }
+        self.open_session(connection.room_id(), stop).await?;
+        Some(Ok(connection))
     }
 
     /// Reads the connection to its end, and says in the room's events how it began and ended.
     async fn follow(
         &mut self,
         room: &Room,
-        pass: &Pass,
-        connection: Connection,
+        mut connection: Connection,
         stop: &CancellationToken,
     ) -> Outcome {
         // `enter` has just made it.
@@ -203,11 +200,12 @@ impl Creator {
             ..self.lifecycle(room, attempt, reason)
         };
         let mut first = Parcel::from(session.lifecycle(control::CONNECTED, &connected, now()));
-        let backlog = pass.backlog(&mut session);
+        let backlog = connection.backlog(&mut session);
+        let stream_id = connection.room_id().to_owned();
+        let stream_id = stream_id.as_str();
         first.envelopes.extend(backlog.envelopes);
         first.dead_letters.extend(backlog.dead_letters);
-        let (stream_id, session_id, before) =
-            (pass.room_id.as_str(), session.id(), session.counts());
+        let (session_id, before) = (session.id(), session.counts());
         tracing::info!(creator = self.name, stage = "ingest", stream_id, %session_id, attempt, reason, "connected");
         self.set_status("live", Some(stream_id), Some(reason), None, None);
 
@@ -298,8 +296,7 @@ impl Creator {
     }
 
     /// A look that shows nothing. Where it shows at least the room, that is an event there.
-    async fn failed_look(&mut self, error: &room::Error, stop: &CancellationToken) -> Outcome {
-        let failure = Failure::to_look(error);
+    async fn failed_look(&mut self, failure: Failure, stop: &CancellationToken) -> Outcome {
         let Some(id) = failure.stream_id.clone() else {
             return Outcome::Failed(failure);
         };
@@ -325,16 +322,6 @@ impl Creator {
                 .send_now(session.lifecycle(control::ERROR, &data, now()).into());
         }
         failure
-    }
-
-    /// TikTok has blocked this visitor: come again as another one.
-    fn renew_visitor(&mut self, error: &dial::Error) {
-        if let dial::Error::Refused { message, .. } = error
-            && message.contains("DEVICE_BLOCKED")
-            && let Ok(direct) = Direct::new(self.shared.clone())
-        {
-            self.direct = direct;
-        }
     }
 
     /// Nothing to connect to: when to look again.
@@ -397,7 +384,7 @@ impl Creator {
     fn lifecycle(&self, room: &Room, attempt: u32, reason: &'static str) -> Lifecycle {
         Lifecycle {
             unique_id: room.unique_id.clone().unwrap_or_else(|| self.name.clone()),
-            provider: direct::NAME,
+            provider: Direct::NAME,
             attempt,
             reason,
             ..Lifecycle::default()
@@ -420,7 +407,7 @@ impl Creator {
         let status = CreatorStatus {
             state,
             stream_id: stream_id.map(str::to_owned),
-            provider: direct::NAME,
+            provider: Direct::NAME,
             reason: reason.map(str::to_owned),
             detail,
             attempt: self.reconnect.failures(),
@@ -429,11 +416,6 @@ impl Creator {
         };
         self.board.set(&self.name, status);
     }
-}
-
-/// Whether a look failed without showing anything, so that the room may well be there.
-fn unclear(error: &room::Error) -> bool {
-    matches!(error, room::Error::Unresolved { .. })
 }
 
 fn now() -> Timestamp {

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::direct::room::{self, Room};
-use super::direct::socket::End;
+use super::direct::room;
 use super::direct::{dial, sign};
+use super::provider::{End, Room};
 use super::reconnect::{Reconnect, at_least};
 
 /// The pause after being blocked in front of the sign server, doubled each time.
@@ -22,12 +22,12 @@ pub(super) struct Failure {
     pub(super) detail: String,
     /// The room, if one was found.
     pub(super) stream_id: Option<String>,
-    pause: Pause,
+    pub(super) retry: Retry,
 }
 
 /// When to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
+pub(super) enum Retry {
     /// By the reconnect policy.
     Policy,
     /// By the reconnect policy, and no more often than who is offline is looked at.
@@ -47,41 +47,41 @@ impl Failure {
             reason: "unknown_user",
             detail: "TikTok knows nobody of this name".to_owned(),
             stream_id: None,
-            pause: Pause::Poll,
+            retry: Retry::Poll,
         }
     }
 
     /// A look that showed no room, or one that is kept from us.
     pub(super) fn to_look(error: &room::Error) -> Self {
-        let (stream_id, pause) = match error {
-            room::Error::AgeRestricted(room) => (Some(room.clone()), Pause::Poll),
-            room::Error::Unresolved { .. } if error.reason() == "blocked" => (None, Pause::Poll),
-            room::Error::Unresolved { .. } => (None, Pause::Policy),
+        let (stream_id, retry) = match error {
+            room::Error::AgeRestricted(room) => (Some(room.clone()), Retry::Poll),
+            room::Error::Unresolved { .. } if error.reason() == "blocked" => (None, Retry::Poll),
+            room::Error::Unresolved { .. } => (None, Retry::Policy),
         };
         Self {
             reason: error.reason(),
             detail: error.to_string(),
             stream_id,
-            pause,
+            retry,
         }
     }
 
     /// No signed address.
     pub(super) fn to_sign(error: &sign::Error, room: &Room) -> Self {
-        let pause = match error {
+        let retry = match error {
             sign::Error::Limited { wait, .. }
             | sign::Error::Failed {
                 wait: Some(wait), ..
-            } => Pause::AtLeast(*wait),
-            sign::Error::Refused { .. } => Pause::Never,
-            sign::Error::Blocked => Pause::Long,
-            _ => Pause::Policy,
+            } => Retry::AtLeast(*wait),
+            sign::Error::Refused { .. } => Retry::Never,
+            sign::Error::Blocked => Retry::Long,
+            _ => Retry::Policy,
         };
         Self {
             reason: error.reason(),
             detail: error.to_string(),
             stream_id: Some(room.id.clone()),
-            pause,
+            retry,
         }
     }
 
@@ -91,7 +91,7 @@ impl Failure {
             reason: error.reason(),
             detail: error.to_string(),
             stream_id: Some(stream_id),
-            pause: Pause::Policy,
+            retry: Retry::Policy,
         }
     }
 
@@ -102,19 +102,24 @@ impl Failure {
             reason: end.reason,
             detail: format!("no message arrived{}", detail.unwrap_or_default()),
             stream_id: Some(stream_id),
-            pause: Pause::Policy,
+            retry: Retry::Policy,
         }
+    }
+
+    /// Whether a look failed without showing anything, so that the room may well be there.
+    pub(super) fn is_unclear(&self) -> bool {
+        matches!(self.reason, "unresolved" | "blocked")
     }
 
     /// Counts the failure and says how long to wait; `None`: there is no use in trying again.
     pub(super) fn pause(&self, reconnect: &mut Reconnect, poll: Duration) -> Option<Duration> {
         let by_policy = reconnect.failed()?;
-        match self.pause {
-            Pause::Policy => Some(by_policy),
-            Pause::Poll => Some(by_policy.max(at_least(poll))),
-            Pause::AtLeast(least) => Some(by_policy.max(at_least(least))),
-            Pause::Long => Some(reconnect.pause(BLOCKED_FIRST, BLOCKED_LONGEST)),
-            Pause::Never => None,
+        match self.retry {
+            Retry::Policy => Some(by_policy),
+            Retry::Poll => Some(by_policy.max(at_least(poll))),
+            Retry::AtLeast(least) => Some(by_policy.max(at_least(least))),
+            Retry::Long => Some(reconnect.pause(BLOCKED_FIRST, BLOCKED_LONGEST)),
+            Retry::Never => None,
         }
     }
 }

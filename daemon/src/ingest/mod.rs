@@ -12,12 +12,14 @@
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
 //! stay open and reading pauses when the buffer is full.
 
+mod budget;
 mod creator;
 mod direct;
 mod failure;
 mod lease;
 mod options;
 mod outbox;
+mod provider;
 mod reconnect;
 mod session;
 mod status;
@@ -29,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::budget::Budget;
 use self::creator::Creator;
 use self::lease::Leases;
 use self::options::Settings;
@@ -59,9 +62,15 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         creators,
         upstream,
         policy,
-        signs_per_minute,
+        limits,
     } = options.check()?;
-    let shared = Arc::new(direct::Shared::new(&upstream, signs_per_minute).map_err(Error::Client)?);
+    // A minute's worth at once: who starts with many live rooms reads them at once.
+    let account = Arc::new(Budget::new(
+        "euler",
+        limits.euler_per_minute,
+        limits.euler_per_minute,
+    ));
+    let shared = Arc::new(direct::Shared::new(&upstream, limits, account).map_err(Error::Client)?);
     if upstream.key.is_none() {
         tracing::info!(
             stage = "ingest",

@@ -54,6 +54,9 @@ pub struct Options {
     /// Requests to the sign server per minute, over all rooms
     #[arg(long, env = "SIGN_REQUESTS_PER_MINUTE", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=6000))]
     pub sign_requests_per_minute: u32,
+    /// Requests to each of TikTok's hosts per minute, over all creators
+    #[arg(long, env = "TIKTOK_REQUESTS_PER_MINUTE", default_value = "240", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub tiktok_requests_per_minute: u32,
     /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
     #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
     pub upstream_proxy: Option<SecretString>,
@@ -65,8 +68,24 @@ pub(super) struct Settings {
     pub(super) creators: Vec<String>,
     pub(super) upstream: Upstream,
     pub(super) policy: Policy,
-    /// Requests to the sign server per minute, at least 1.
-    pub(super) signs_per_minute: u32,
+    pub(super) limits: Limits,
+}
+
+/// How often upstream is asked, by all creators together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// To each of TikTok's hosts, at least 1.
+    pub(super) tiktok_per_minute: u32,
+    /// To Euler Stream's account, at least 1.
+    pub(super) euler_per_minute: u32,
+}
+
+impl Limits {
+    /// Requests to TikTok that may come together: a few seconds' worth, so that a thousand
+    /// creators do not begin with a storm.
+    pub(super) fn tiktok_at_once(self) -> u32 {
+        (self.tiktok_per_minute / 12).max(5)
+    }
 }
 
 /// Where TikTok and its sign server are, and how they are reached.
@@ -164,7 +183,10 @@ impl Options {
                 poll: Duration::from_secs(self.offline_poll_seconds),
                 silence: Duration::from_secs(self.silent_socket_seconds),
             },
-            signs_per_minute: self.sign_requests_per_minute,
+            limits: Limits {
+                tiktok_per_minute: self.tiktok_requests_per_minute,
+                euler_per_minute: self.sign_requests_per_minute,
+            },
         })
     }
 }

@@ -28,6 +28,7 @@ use super::frame::{self, Malformed};
 use super::http::tame;
 use crate::bus::DeadLetter;
 use crate::ingest::outbox::{Outlet, Parcel, Place};
+use crate::ingest::provider::End;
 use crate::ingest::session::Session;
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -39,17 +40,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 const AFTER_END: Duration = Duration::from_secs(1);
 /// Frames of one session that become dead letters; further ones are only counted.
 const DEAD_LETTERS: u64 = 100;
-
-/// Why a connection is over.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::ingest) struct End {
-    /// `stream_end`, `closed`, `lost`, `silent`, `protocol` or `shutdown`.
-    pub(in crate::ingest) reason: &'static str,
-    /// WebSocket close code; 1006 for a connection that broke off.
-    pub(in crate::ingest) close_code: Option<u16>,
-    /// More about it, free of secrets.
-    pub(in crate::ingest) detail: Option<String>,
-}
 
 /// An open connection.
 #[derive(Debug)]

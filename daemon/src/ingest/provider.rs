@@ -1,0 +1,138 @@
+//! The seam behind which rooms are read: what every provider does for one creator.
+//!
+//! In, in the order of an attempt: a name to [`Source::look`] for, the room to [`Source::enter`]
+//! (the creator has claimed it and opened its session in between), and a connection to
+//! [`Delivery::run`] to its end. Out: a [`Sighting`], parcels in the outbox, an [`End`]; or a
+//! [`Failure`], which says itself when to try again. All futures here may be dropped at any await:
+//! that is how an attempt is cancelled, and it closes what was opened.
+//!
+//! TikTok's own look costs nothing, so it comes first whoever delivers; a provider with a look of
+//! its own is asked only when TikTok says that there is a broadcast, or cannot tell. Which of the
+//! two delivers is the business of `choice`.
+
+use std::time::Duration;
+
+use shared::time::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::budget::Urgency;
+use super::direct::Entered;
+use super::failure::Failure;
+use super::outbox::{Outlet, Parcel};
+use super::session::Session;
+
+/// A room with a broadcast.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Room {
+    /// TikTok's room id: the `streamId`.
+    pub(super) id: String,
+    /// The creator's name in TikTok's spelling.
+    pub(super) unique_id: Option<String>,
+    pub(super) owner_id: Option<String>,
+    pub(super) owner_nickname: Option<String>,
+    pub(super) title: Option<String>,
+    pub(super) started_at: Option<Timestamp>,
+    /// The creator is away for a moment.
+    pub(super) paused: bool,
+}
+
+/// What a look at a creator shows. What it cannot tell is a [`Failure`], never "offline".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sighting {
+    /// Broadcasting.
+    Live(Room),
+    /// Not now.
+    Offline,
+    /// Never so far: there is no room.
+    NeverLive,
+    /// Nobody has this name.
+    UnknownUser,
+}
+
+/// Why a connection is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct End {
+    /// `stream_end`, `closed`, `lost`, `silent`, `protocol` or `shutdown` (told to stop). A provider
+    /// whose close codes say more has more specific ones.
+    pub(super) reason: &'static str,
+    /// WebSocket close code; 1006 for a connection that broke off.
+    pub(super) close_code: Option<u16>,
+    /// More about it, free of secrets.
+    pub(super) detail: Option<String>,
+}
+
+/// One creator's way through a provider.
+pub(super) trait Source: Send {
+    /// In events, statuses and labels of metrics.
+    const NAME: &'static str;
+    /// What [`Source::enter`] opens.
+    type Connection: Delivery;
+
+    /// Whether and where the creator is live. What it opens for that stays open inside until
+    /// [`Source::enter`] hands it out, the next look, or the drop. Requests go through the budget of
+    /// their host, with that urgency.
+    fn look(
+        &mut self,
+        name: &str,
+        urgency: Urgency,
+    ) -> impl Future<Output = Result<Sighting, Failure>> + Send;
+
+    /// Opens the connection to a room, the one that the last look has shown as a rule.
+    fn enter(
+        &mut self,
+        room: &Room,
+    ) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
+}
+
+/// An open connection to a room.
+pub(super) trait Delivery: Send {
+    /// The room that it is good for: upstream may know better than the look.
+    fn room_id(&self) -> &str;
+
+    /// What came with opening it, without what came before: it goes ahead of all that is read,
+    /// and is no sign that the connection works.
+    fn backlog(&mut self, session: &mut Session) -> Parcel;
+
+    /// Reads the connection until its end; hands `first` on ahead of all that is read. Returns
+    /// with reason `shutdown` within a second of `stop`.
+    fn run(
+        self,
+        session: &mut Session,
+        first: Parcel,
+        outlet: &Outlet,
+        silence: Duration,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = End> + Send;
+}
+
+/// A connection of any provider.
+pub(super) enum Connection {
+    Direct(Box<Entered>),
+}
+
+impl Delivery for Connection {
+    fn room_id(&self) -> &str {
+        match self {
+            Self::Direct(connection) => connection.room_id(),
+        }
+    }
+
+    fn backlog(&mut self, session: &mut Session) -> Parcel {
+        match self {
+            Self::Direct(connection) => connection.backlog(session),
+        }
+    }
+
+    async fn run(
+        self,
+        session: &mut Session,
+        first: Parcel,
+        outlet: &Outlet,
+        silence: Duration,
+        stop: &CancellationToken,
+    ) -> End {
+        match self {
+            Self::Direct(connection) => connection.run(session, first, outlet, silence, stop).await,
+        }
+    }
+}
