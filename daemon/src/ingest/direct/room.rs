@@ -198,7 +198,9 @@ impl Lookout<'_> {
         url.query_pairs_mut()
             .extend_pairs(self.device.web_params())
             .extend_pairs(params);
-        host.budget.take(self.urgency).await;
+        if host.budget.take(self.urgency).await.is_err() {
+            return Err(Fault::Blocked("told to wait before"));
+        }
         let response = self
             .http
             .get(url)

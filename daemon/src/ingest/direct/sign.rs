@@ -16,7 +16,7 @@ use url::Url;
 
 use super::http::{self, tame};
 use super::{device, frame};
-use crate::ingest::budget::{Budget, Urgency};
+use crate::ingest::budget::{Budget, Held, Urgency};
 use crate::ingest::options::Upstream;
 use crate::proto::frames::FetchResult;
 
@@ -141,7 +141,10 @@ impl Signer {
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key.expose_secret());
         }
-        self.budget.take(Urgency::Room).await;
+        if let Err(Held(wait)) = self.budget.take(Urgency::Room).await {
+            let label = "told to wait before".to_owned();
+            return Err(Error::Limited { wait, label });
+        }
         let response = request
             .send()
             .await
