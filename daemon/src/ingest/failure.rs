@@ -66,6 +66,16 @@ impl Failure {
         }
     }
 
+    /// Another room than the one that is being read.
+    pub(super) fn elsewhere(room: &Room) -> Self {
+        Self {
+            reason: "room_gone",
+            detail: "the creator is not in this room any more".to_owned(),
+            stream_id: Some(room.id.clone()),
+            retry: Retry::Policy,
+        }
+    }
+
     /// No signed address.
     pub(super) fn to_sign(error: &sign::Error, room: &Room) -> Self {
         let retry = match error {
@@ -106,12 +116,18 @@ impl Failure {
         }
     }
 
+    /// Whether it is the provider that failed, and not the creator who cannot be read.
+    pub(super) fn blames_provider(&self) -> bool {
+        !matches!(self.reason, "unknown_user" | "age_restricted")
+    }
+
     /// Whether a look failed without showing anything, so that the room may well be there.
     pub(super) fn is_unclear(&self) -> bool {
         matches!(self.reason, "unresolved" | "blocked")
     }
 
-    /// Counts the failure and says how long to wait; `None`: there is no use in trying again.
+    /// Counts the failure and says how long to wait before the same provider tries again; `None`:
+    /// there is no use in trying again.
     pub(super) fn pause(&self, reconnect: &mut Reconnect, poll: Duration) -> Option<Duration> {
         let by_policy = reconnect.failed()?;
         match self.retry {

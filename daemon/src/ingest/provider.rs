@@ -10,13 +10,15 @@
 //! its own is asked only when TikTok says that there is a broadcast, or cannot tell. Which of the
 //! two delivers is the business of `choice`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Urgency;
-use super::direct::Entered;
+use super::choice::Which;
+use super::direct::{self, Direct, Entered};
 use super::failure::Failure;
 use super::outbox::{Outlet, Parcel};
 use super::session::Session;
@@ -63,8 +65,6 @@ pub(super) struct End {
 
 /// One creator's way through a provider.
 pub(super) trait Source: Send {
-    /// In events, statuses and labels of metrics.
-    const NAME: &'static str;
     /// What [`Source::enter`] opens.
     type Connection: Delivery;
 
@@ -77,9 +77,10 @@ pub(super) trait Source: Send {
         urgency: Urgency,
     ) -> impl Future<Output = Result<Sighting, Failure>> + Send;
 
-    /// Opens the connection to a room, the one that the last look has shown as a rule.
+    /// Opens the connection to a room of the creator, the one that the last look has shown.
     fn enter(
         &mut self,
+        name: &str,
         room: &Room,
     ) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
 }
@@ -103,6 +104,75 @@ pub(super) trait Delivery: Send {
         silence: Duration,
         stop: &CancellationToken,
     ) -> impl Future<Output = End> + Send;
+}
+
+/// What both providers need, shared by all creators.
+#[derive(Clone)]
+pub(super) struct Providers {
+    pub(super) direct: Arc<direct::Shared>,
+}
+
+/// One creator's ways to its rooms.
+pub(super) struct Sources {
+    direct: Direct,
+}
+
+impl Sources {
+    /// Visitors whom nobody has seen. Fails where no HTTP client can be made.
+    pub(super) fn new(providers: Providers) -> Result<Self, String> {
+        Ok(Self {
+            direct: Direct::new(providers.direct)?,
+        })
+    }
+
+    /// TikTok's own look, which costs nothing.
+    pub(super) async fn look(&mut self, name: &str, urgency: Urgency) -> Result<Sighting, Failure> {
+        self.direct.look(name, urgency).await
+    }
+
+    /// The look of a provider, after what TikTok's own has `seen`.
+    pub(super) async fn look_by(
+        &mut self,
+        which: Which,
+        _name: &str,
+        seen: Result<Sighting, Failure>,
+    ) -> Result<Sighting, Failure> {
+        match which {
+            Which::Direct | Which::Euler => seen,
+        }
+    }
+
+    /// Opens the connection to a room.
+    pub(super) async fn enter(
+        &mut self,
+        which: Which,
+        name: &str,
+        room: &Room,
+    ) -> Result<Connection, Failure> {
+        match which {
+            Which::Direct | Which::Euler => {
+                let entered = self.direct.enter(name, room).await?;
+                Ok(Connection::Direct(Box::new(entered)))
+            }
+        }
+    }
+
+    /// The whole way to a room that is being read by the other provider already.
+    pub(super) async fn join(
+        &mut self,
+        which: Which,
+        name: &str,
+        room: &Room,
+    ) -> Result<Connection, Failure> {
+        let seen = self.look(name, Urgency::Poll).await;
+        match self.look_by(which, name, seen).await? {
+            Sighting::Live(found) if found.id == room.id => self.enter(which, name, &found).await,
+            _ => Err(Failure::elsewhere(room)),
+        }
+    }
+
+    /// Closes what a look has opened and nobody has entered.
+    pub(super) fn leave(&mut self) {}
 }
 
 /// A connection of any provider.

@@ -9,6 +9,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::{Counter, counter};
 use prost::Message as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -18,6 +19,7 @@ use shared::time::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::metrics::{MALFORMED, MESSAGES, REPEATS};
 use crate::proto;
 use crate::proto::frames::BaseMessage;
 use crate::proto::webcast::ControlMessage;
@@ -79,6 +81,21 @@ pub(super) struct Session {
     closed: bool,
     /// There was a connection to this room before.
     again: bool,
+    meters: Option<Meters>,
+}
+
+/// What happens to messages, as metrics of a provider.
+#[derive(Clone)]
+struct Meters {
+    messages: Counter,
+    repeats: Counter,
+    malformed: Counter,
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meters")
+    }
 }
 
 impl Session {
@@ -94,7 +111,17 @@ impl Session {
             ended: false,
             closed: false,
             again: false,
+            meters: None,
         }
+    }
+
+    /// Counts for this provider from now on.
+    pub(super) fn count_for(&mut self, provider: &'static str) {
+        self.meters = Some(Meters {
+            messages: counter!(MESSAGES, "provider" => provider),
+            repeats: counter!(REPEATS, "provider" => provider),
+            malformed: counter!(MALFORMED, "provider" => provider),
+        });
     }
 
     /// Takes over what an earlier process has seen in the room: types and ids of messages.
@@ -117,6 +144,11 @@ impl Session {
         self.ended = false;
         self.closed = false;
         self.again = true;
+    }
+
+    /// The highest number given out, for a successor that must not repeat it.
+    pub(super) fn last_seq(&self) -> Option<u64> {
+        self.next_seq.checked_sub(1)
     }
 
     /// The connection is over.
@@ -149,6 +181,9 @@ impl Session {
     /// Counts what could not be read.
     pub(super) fn count_malformed(&mut self) {
         self.counts.malformed += 1;
+        if let Some(meters) = &self.meters {
+            meters.malformed.increment(1);
+        }
     }
 
     /// A message as an envelope; `None` for one that came before. `backlog` says that it was sent
@@ -170,9 +205,15 @@ impl Session {
         };
         if !self.seen.is_new(key) {
             self.counts.repeats += 1;
+            if let Some(meters) = &self.meters {
+                meters.repeats.increment(1);
+            }
             return None;
         }
         self.counts.messages += 1;
+        if let Some(meters) = &self.meters {
+            meters.messages.increment(1);
+        }
         let backlog = backlog || message.is_history;
         if !backlog && message.method == CONTROL && is_end(&message.payload) {
             self.ended = true;

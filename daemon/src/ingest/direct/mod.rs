@@ -120,7 +120,6 @@ impl Direct {
 }
 
 impl Source for Direct {
-    const NAME: &'static str = "direct";
     type Connection = Entered;
 
     async fn look(&mut self, name: &str, urgency: Urgency) -> Result<Sighting, Failure> {
@@ -139,7 +138,7 @@ impl Source for Direct {
 
     /// Has the room signed, as soon as the shared budget allows it, and connects. The sign
     /// server's answer may name another room than was asked for.
-    async fn enter(&mut self, room: &Room) -> Result<Entered, Failure> {
+    async fn enter(&mut self, _name: &str, room: &Room) -> Result<Entered, Failure> {
         let signed = match self.shared.signer.sign(&room.id).await {
             Ok(signed) => signed,
             Err(error) => return Err(Failure::to_sign(&error, room)),

@@ -17,7 +17,7 @@ use url::Url;
 use super::http::{self, tame};
 use super::{device, frame};
 use crate::ingest::budget::{Budget, Held, Urgency};
-use crate::ingest::options::Upstream;
+use crate::ingest::options::{SignPath, Upstream};
 use crate::proto::frames::FetchResult;
 
 /// A fetch result with its history is some 10 kB.
@@ -103,6 +103,7 @@ impl Error {
 pub(in crate::ingest) struct Signer {
     http: Client,
     base: Url,
+    path: SignPath,
     key: Option<SecretString>,
     budget: Arc<Budget>,
 }
@@ -113,6 +114,7 @@ impl Signer {
         Ok(Self {
             http: http::sign_client(upstream.proxy.as_ref())?,
             base: upstream.sign.clone(),
+            path: upstream.sign_path,
             key: upstream.key.clone(),
             budget,
         })
@@ -125,10 +127,17 @@ impl Signer {
 
     /// Signs a room, as soon as the budget allows it.
     pub(super) async fn sign(&self, room_id: &str) -> Result<Signed, Error> {
+        let path = match self.path {
+            SignPath::Connect => format!("webcast/rooms/{room_id}/connect"),
+            SignPath::Fetch => "webcast/fetch".to_owned(),
+        };
         let mut url = self
             .base
-            .join(&format!("webcast/rooms/{room_id}/connect"))
+            .join(&path)
             .map_err(|error| Error::Invalid(error.to_string()))?;
+        if self.path == SignPath::Fetch {
+            url.query_pairs_mut().append_pair("room_id", room_id);
+        }
         url.query_pairs_mut()
             .append_pair("client", "ttlive-other")
             .append_pair("user_agent", device::USER_AGENT)

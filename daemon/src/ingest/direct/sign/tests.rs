@@ -142,6 +142,7 @@ fn a_repeated_key_is_struck_out() {
     let signer = Signer {
         http: http::sign_client(None).unwrap(),
         base: "https://sign.example".parse().unwrap(),
+        path: SignPath::Connect,
         key: Some(SecretString::from("hunter2")),
         budget: Arc::new(Budget::new("euler", 1, 1)),
     };
