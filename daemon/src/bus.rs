@@ -1,8 +1,9 @@
 //! All that the daemon knows of Redis: connections, keys, groups, scripts, who trims.
 //!
-//! Here: the connection, statuses, dead letters, trimming. In `bus/`: [`rooms`](self::rooms) (who
+//! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
-//! [`hop`](self::hop) (from raw entries to events), [`control`](self::control) (who is followed).
+//! [`hop`](self::hop) (from raw entries to events), [`control`](self::control) (who is followed),
+//! [`trim`](self::trim) (what leaves the streams), `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
@@ -31,13 +32,15 @@
 //! name: after every (re)connect a [`Consumer`] reads its own history first. A stream that was
 //! wiped loses its groups: they are made again from the start of the stream, never from its end.
 //!
-//! **Trimming.** Entries that every group has processed are dropped by [`Bus::trim`] (`MINID` at
-//! the smallest position any group still needs). [`FUSE`] bounds a stream if no reader ever comes.
+//! **Trimming** is [`trim`](self::trim)'s: `MINID` at the smallest position any group still needs. [`FUSE`]
+//! bounds a stream if no reader ever comes.
 
 pub mod consumer;
 pub mod control;
 pub mod hop;
 pub mod rooms;
+mod safety;
+pub mod trim;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -263,71 +266,10 @@ impl Bus {
     pub fn consumer(&self, stream: String, group: &'static str, name: &str) -> Consumer {
         Consumer::new(self.clone(), stream, group, name)
     }
-
-    /// Drops the entries of `stream` that every group has processed; returns how many went.
-    ///
-    /// A stream without groups is left alone: nobody has said what they need.
-    pub async fn trim(&self, stream: &str) -> Result<u64, Error> {
-        let mut connection = self.manager.clone();
-        let groups: redis::streams::StreamInfoGroupsReply = match redis::cmd("XINFO")
-            .arg("GROUPS")
-            .arg(stream)
-            .query_async(&mut connection)
-            .await
-        {
-            Ok(groups) => groups,
-            // No stream yet.
-            Err(error) if error.code() == Some("ERR") => return Ok(0),
-            Err(error) => return Err(error.into()),
-        };
-        let mut needed: Option<EntryId> = None;
-        for group in &groups.groups {
-            let mut position =
-                EntryId::parse(&group.last_delivered_id).ok_or(Error::Reply("XINFO"))?;
-            if group.pending > 0 {
-                let summary: Value = redis::cmd("XPENDING")
-                    .arg(stream)
-                    .arg(&group.name)
-                    .query_async(&mut connection)
-                    .await?;
-                if let Value::Array(parts) = &summary
-                    && let Some(oldest) = parts
-                        .get(1)
-                        .and_then(text)
-                        .as_deref()
-                        .and_then(EntryId::parse)
-                {
-                    position = position.min(oldest);
-                }
-            }
-            needed = Some(needed.map_or(position, |smallest| smallest.min(position)));
-        }
-        let Some(EntryId(ms, seq)) = needed else {
-            return Ok(0);
-        };
-        Ok(redis::cmd("XTRIM")
-            .arg(stream)
-            .arg("MINID")
-            .arg("~")
-            .arg(format!("{ms}-{seq}"))
-            .query_async(&mut connection)
-            .await?)
-    }
 }
 
 fn status_key(creator: &str) -> String {
     format!("ttlc:status:{creator}")
-}
-
-/// A stream entry's id, in the order of the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct EntryId(u64, u64);
-
-impl EntryId {
-    fn parse(text: &str) -> Option<Self> {
-        let (ms, seq) = text.split_once('-')?;
-        Some(Self(ms.parse().ok()?, seq.parse().ok()?))
-    }
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use shared::streams::StreamNames;
 
+use crate::bus::trim;
 use crate::{ingest, normalizer, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
@@ -85,6 +86,9 @@ pub struct RunOptions {
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
+    /// Trimming the streams.
+    #[command(flatten)]
+    pub trim: trim::Options,
     /// Storing.
     #[command(flatten)]
     pub storage: storage::Options,
@@ -110,6 +114,9 @@ pub struct NormalizerOptions {
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
+    /// Trimming the streams.
+    #[command(flatten)]
+    pub trim: trim::Options,
 }
 
 /// Options of `storage-writer`.

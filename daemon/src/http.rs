@@ -1,8 +1,8 @@
 //! Signs of life for whoever supervises the process: `/livez`, `/readyz` and `/metrics`.
 //!
 //! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and says
-//! 503 with the reason while it is away (the stages then wait, they do not fail); `/metrics` is
-//! for Prometheus.
+//! 503 with the reason while it is away (the stages then wait, they do not fail), and warns of
+//! settings of Redis that can lose events; `/metrics` is for Prometheus.
 
 use std::net::SocketAddr;
 
@@ -47,7 +47,13 @@ fn show(metrics: &Metrics) -> impl IntoResponse + use<> {
 
 async fn ready(State(bus): State<Bus>) -> (StatusCode, String) {
     match bus.ping().await {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Ok(()) => {
+            let mut text = "ready\n".to_owned();
+            for sentence in bus.unsafe_settings().await.unwrap_or_default() {
+                text.extend(["warning: ", &sentence, "\n"]);
+            }
+            (StatusCode::OK, text)
+        }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }
 }

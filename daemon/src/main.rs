@@ -4,15 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use daemon::bus::Bus;
+use daemon::bus::{Bus, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::supervise::Stages;
 use daemon::{http, ingest, normalizer, storage, telemetry};
-use tokio_util::sync::CancellationToken;
-
-/// How often processed entries are dropped from the streams.
-const TRIM_INTERVAL: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -41,7 +37,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             storage::migrate(&options.storage.database).await?;
             let bus = begin(&mut stages, &options.common)?;
             spawn_ingest(&mut stages, &bus, options.ingest);
-            spawn_normalizer(&mut stages, &bus, options.normalizer);
+            spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
             spawn_storage(&mut stages, &bus, options.storage);
         }
         Command::Ingest(options) => {
@@ -50,7 +46,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Normalizer(options) => {
             let bus = begin(&mut stages, &options.common)?;
-            spawn_normalizer(&mut stages, &bus, options.normalizer);
+            spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
         }
         Command::StorageWriter(options) => {
             storage::migrate(&options.storage.database).await?;
@@ -65,6 +61,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
 
 fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
+    tokio::spawn(report_unsafe_redis(bus.clone()));
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;
@@ -80,11 +77,17 @@ fn spawn_ingest(stages: &mut Stages, bus: &Bus, options: ingest::Options) {
     stages.spawn("ingest", |stop| ingest::run(options, bus, stop));
 }
 
-fn spawn_normalizer(stages: &mut Stages, bus: &Bus, options: normalizer::Options) {
+/// With the trimmer beside it: every deployment has a normalizer, and trimming twice does no harm.
+fn spawn_normalizer(
+    stages: &mut Stages,
+    bus: &Bus,
+    options: normalizer::Options,
+    trim: trim::Options,
+) {
     let trimmed = bus.clone();
     let bus = bus.clone();
     stages.spawn("normalizer", |stop| normalizer::run(options, bus, stop));
-    stages.spawn("trimmer", |stop| trim(trimmed, stop));
+    stages.spawn("trimmer", |stop| trim::run(trim, trimmed, stop));
 }
 
 fn spawn_storage(stages: &mut Stages, bus: &Bus, options: storage::Options) {
@@ -92,22 +95,16 @@ fn spawn_storage(stages: &mut Stages, bus: &Bus, options: storage::Options) {
     stages.spawn("storage-writer", |stop| storage::run(options, bus, stop));
 }
 
-/// Drops from the streams what every group has processed, beside the normalizer: it is the one
-/// stage that there is exactly one of.
-async fn trim(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(TRIM_INTERVAL);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        for shard in 0..bus.names().shards() {
-            for stream in [bus.names().raw(shard), bus.names().events(shard)] {
-                match stop.run_until_cancelled(bus.trim(&stream)).await {
-                    Some(Ok(dropped)) => tracing::debug!(%stream, dropped, "trimmed"),
-                    Some(Err(error)) => {
-                        tracing::warn!(%stream, %error, "cannot trim, trying again later");
-                    }
-                    None => return Ok(()),
-                }
-            }
+/// Says once what can lose events in this Redis, as soon as it answers.
+async fn report_unsafe_redis(bus: Bus) {
+    let found = loop {
+        match bus.unsafe_settings().await {
+            Ok(found) => break found,
+            Err(error) => tracing::debug!(%error, "cannot ask redis for its settings yet"),
         }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    };
+    for sentence in found {
+        tracing::warn!(reason = "unsafe_redis", "{sentence}");
     }
-    Ok(())
 }

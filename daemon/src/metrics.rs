@@ -58,6 +58,21 @@ pub const BUDGET_WAIT: &str = "ttlc_ingest_budget_wait_seconds";
 /// Counter of answers "too many requests" by `host` and `label` (`minute`, `hour`, `day`, `other`).
 pub const UPSTREAM_LIMITED: &str = "ttlc_ingest_upstream_limited_total";
 
+// ---- redis, streams
+
+/// Gauge: entries of a stream, all shards' last one looked at; label `stream`.
+pub const STREAM_LENGTH: &str = "ttlc_stream_length";
+/// Counter of entries that left a stream because all groups had processed them; label `stream`.
+pub const STREAM_TRIMMED: &str = "ttlc_stream_trimmed_total";
+/// Counter of entries that were gone before a group had read them; labels `stream`, `group`.
+pub const STREAM_UNREAD_LOST: &str = "ttlc_stream_unread_lost_total";
+/// Gauge: entries that a group has not read; labels `stream`, `group`.
+pub const GROUP_LAG: &str = "ttlc_group_lag";
+/// Gauge: entries that a group has read and not acknowledged; labels `stream`, `group`.
+pub const GROUP_PENDING: &str = "ttlc_group_pending";
+/// Counter of times that a stream was trimmed without a group that is too far behind; label `group`.
+pub const GROUP_SKIPPED: &str = "ttlc_group_skipped_total";
+
 /// Bounds of histograms in seconds: from a fast script to a time-out.
 const SECONDS: [f64; 10] = [
     0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
@@ -120,6 +135,18 @@ fn describe() {
     describe_gauge!(BUDGET_LEFT, "Requests that may be made at once");
     describe_histogram!(BUDGET_WAIT, Unit::Seconds, "Wait for a request's turn");
     describe_counter!(UPSTREAM_LIMITED, "Answers of upstream: too many requests");
+    describe_gauge!(STREAM_LENGTH, "Entries of a stream");
+    describe_counter!(
+        STREAM_TRIMMED,
+        "Entries trimmed after all groups processed them"
+    );
+    describe_counter!(
+        STREAM_UNREAD_LOST,
+        "Entries lost to a group before it read them"
+    );
+    describe_gauge!(GROUP_LAG, "Entries that a group has not read");
+    describe_gauge!(GROUP_PENDING, "Entries read and not acknowledged");
+    describe_counter!(GROUP_SKIPPED, "Times a group too far behind was left out");
 }
 
 /// Resident memory in bytes, where the system tells it.

@@ -11,7 +11,6 @@ use jiff::Timestamp as Clock;
 use metrics::counter;
 use shared::control::{COMMAND, Command};
 use shared::streams::GROUP_INGEST;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::reconnect::jittered;
@@ -27,8 +26,6 @@ const WAIT: Duration = Duration::from_secs(1);
 const BATCH: usize = 100;
 /// After Redis has failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two times that obeyed commands are dropped from the streams.
-const TRIM: Duration = Duration::from_mins(1);
 
 /// Obeys commands until `stop`, whenever no other daemon does.
 pub(super) async fn obey(bus: Bus, owner: Owner, stop: CancellationToken) {
@@ -45,15 +42,10 @@ async fn work(bus: &Bus, owner: Owner) {
         .map(|shard| bus.consumer(bus.names().control(shard), GROUP_INGEST, "control"))
         .collect();
     let (mut holding, mut failures) = (false, 0_u32);
-    let mut trim_at = Instant::now() + TRIM;
     loop {
         match turn(bus, owner, &mut readers, &mut holding).await {
             Ok(()) => {
                 failures = 0;
-                if holding && trim_at <= Instant::now() {
-                    trim(bus).await;
-                    trim_at = Instant::now() + TRIM;
-                }
                 if !holding {
                     tokio::time::sleep(jittered(STANDBY_POLL)).await;
                 }
@@ -129,12 +121,4 @@ async fn take(bus: &Bus, entry: &Entry) -> Result<(), bus::Error> {
         since: now,
     })
     .await
-}
-
-async fn trim(bus: &Bus) {
-    for shard in 0..bus.names().shards() {
-        if let Err(error) = bus.trim(&bus.names().control(shard)).await {
-            tracing::debug!(stage = "ingest", %error, "cannot trim the control stream");
-        }
-    }
 }
