@@ -12,6 +12,7 @@
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
 //! stay open and reading pauses when the buffer is full.
 
+mod budget;
 mod creator;
 mod direct;
 mod failure;
@@ -20,6 +21,7 @@ mod options;
 mod outbox;
 mod reconnect;
 mod session;
+mod socket;
 mod status;
 
 use std::sync::Arc;

@@ -6,8 +6,8 @@
 
 mod device;
 pub(super) mod dial;
-mod frame;
-mod http;
+pub(super) mod frame;
+pub(super) mod http;
 pub(super) mod proxy;
 pub(super) mod room;
 pub(super) mod sign;
@@ -20,14 +20,14 @@ use rustls_platform_verifier::ConfigVerifierExt as _;
 use url::Url;
 
 use self::device::Device;
-use self::dial::Dialer;
-use self::proxy::Proxy;
 use self::room::{Lookout, Room, Sighting};
 use self::sign::{Signed, Signer};
 use self::socket::Connection;
+use super::budget::Budget;
 use super::options::Upstream;
 use super::outbox::Parcel;
 use super::session::Session;
+use super::socket::Dialer;
 
 /// The name of this provider in events and statuses.
 pub(super) const NAME: &str = "direct";
@@ -36,9 +36,9 @@ pub(super) const NAME: &str = "direct";
 pub(super) struct Shared {
     web: Url,
     webcast: Url,
-    proxy: Option<Proxy>,
     signer: Signer,
-    tls: Arc<rustls::ClientConfig>,
+    budget: Arc<Budget>,
+    dialer: Dialer,
 }
 
 impl Shared {
@@ -46,13 +46,27 @@ impl Shared {
     pub(super) fn new(upstream: &Upstream, signs_per_minute: u32) -> Result<Self, String> {
         let tls = rustls::ClientConfig::with_platform_verifier()
             .map_err(|error| format!("cannot read the system's certificates: {error}"))?;
+        let budget = Arc::new(Budget::new(signs_per_minute));
         Ok(Self {
             web: upstream.web.clone(),
             webcast: upstream.webcast.clone(),
-            proxy: upstream.proxy.clone(),
-            signer: Signer::new(upstream, signs_per_minute)?,
-            tls: Arc::new(tls),
+            signer: Signer::new(upstream, budget.clone())?,
+            budget,
+            dialer: Dialer {
+                proxy: upstream.proxy.clone(),
+                tls: Arc::new(tls),
+            },
         })
+    }
+
+    /// The budget of the Euler account, which its sockets are counted against, too.
+    pub(super) fn budget(&self) -> Arc<Budget> {
+        self.budget.clone()
+    }
+
+    /// The way out.
+    pub(super) fn dialer(&self) -> Dialer {
+        self.dialer.clone()
     }
 }
 
@@ -67,7 +81,7 @@ impl Direct {
     /// A visitor whom TikTok has never seen.
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, String> {
         let device = Arc::new(Device::new());
-        let http = http::web_client(&device, shared.proxy.as_ref())?;
+        let http = http::web_client(&device, shared.dialer.proxy.as_ref())?;
         Ok(Self {
             shared,
             device,
@@ -107,13 +121,8 @@ impl Direct {
             .map_err(|_| dial::Error::Address("its room id is too large"))?;
         let encrypted = self.shared.signer.is_encrypted();
         let address = dial::address(&pass.room_id, &pass.signed.result, encrypted)?;
-        let dialer = Dialer {
-            proxy: self.shared.proxy.clone(),
-            tls: self.shared.tls.clone(),
-        };
-        dialer
-            .dial(&address, &self.device.socket_cookies(), room_id)
-            .await
+        let cookies = self.device.socket_cookies();
+        dial::dial(&self.shared.dialer, &address, &cookies, room_id).await
     }
 }
 

@@ -5,18 +5,18 @@
 //! [`Signer`] with one budget, and a 429 for one room holds all of them back. The key travels in
 //! a header only (protocol sheet §2).
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use shared::identity::is_stream_id;
-use tokio::time::Instant;
 use url::Url;
 
 use super::http::{self, tame};
 use super::{device, frame};
+use crate::ingest::budget::{Budget, told_wait, unix_now};
 use crate::ingest::options::Upstream;
 use crate::proto::frames::FetchResult;
 
@@ -24,8 +24,6 @@ use crate::proto::frames::FetchResult;
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
 /// The wait after a 429 that does not say how long.
 const UNTOLD_WAIT: Duration = Duration::from_mins(1);
-/// No server is believed that wants longer: quotas are per day at most.
-const LONGEST_WAIT: Duration = Duration::from_hours(25);
 
 /// A signed address, to be used once.
 #[derive(Debug)]
@@ -104,17 +102,17 @@ pub(in crate::ingest) struct Signer {
     http: Client,
     base: Url,
     key: Option<SecretString>,
-    budget: Budget,
+    budget: Arc<Budget>,
 }
 
 impl Signer {
-    /// A signer that makes `per_minute` requests a minute at most, on average.
-    pub(in crate::ingest) fn new(upstream: &Upstream, per_minute: u32) -> Result<Self, String> {
+    /// A signer that makes as many requests as the account's budget allows.
+    pub(in crate::ingest) fn new(upstream: &Upstream, budget: Arc<Budget>) -> Result<Self, String> {
         Ok(Self {
             http: http::sign_client(upstream.proxy.as_ref())?,
             base: upstream.sign.clone(),
             key: upstream.key.clone(),
-            budget: Budget::new(per_minute),
+            budget,
         })
     }
 
@@ -244,84 +242,12 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], unix_now: u64) -> Erro
     }
 }
 
-/// How long the server wants us to wait: `Retry-After` in seconds, else until a reset time.
-fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
-    let number = |name| text(headers, name)?.trim().parse::<u64>().ok();
-    // Older servers give seconds from now under `RateLimit-Reset`, newer ones a point in time.
-    let until = |reset: u64| {
-        if reset > 1_000_000_000 {
-            reset.saturating_sub(unix_now)
-        } else {
-            reset
-        }
-    };
-    let seconds = number("retry-after")
-        .or_else(|| number("x-ratelimit-reset").map(until))
-        .or_else(|| number("ratelimit-reset").map(until))?;
-    Some(Duration::from_secs(seconds.max(1)).min(LONGEST_WAIT))
-}
-
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get(name)?
         .to_str()
         .ok()
         .filter(|text| !text.is_empty())
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-/// Spreads requests: a minute's worth at once, then evenly. Who asks first is served first.
-#[derive(Debug)]
-struct Budget {
-    per_request: Duration,
-    /// When the budget would be full again. Held while waiting, which makes the queue.
-    spent_until: tokio::sync::Mutex<Instant>,
-    /// Nobody asks before this.
-    held_until: Mutex<Instant>,
-}
-
-impl Budget {
-    fn new(per_minute: u32) -> Self {
-        Self {
-            per_request: Duration::from_mins(1) / per_minute.max(1),
-            spent_until: tokio::sync::Mutex::new(Instant::now()),
-            held_until: Mutex::new(Instant::now()),
-        }
-    }
-
-    /// Waits until a request may be made.
-    async fn take(&self) {
-        let mut spent_until = self.spent_until.lock().await;
-        loop {
-            let now = Instant::now();
-            let full_at = (*spent_until).max(now) + self.per_request;
-            let by_rate = full_at.checked_sub(Duration::from_mins(1)).unwrap_or(now);
-            let held_until = *self
-                .held_until
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let ready = by_rate.max(held_until);
-            if ready <= now {
-                *spent_until = full_at;
-                return;
-            }
-            tokio::time::sleep_until(ready).await;
-        }
-    }
-
-    /// Nobody makes a request for so long.
-    fn hold(&self, wait: Duration) {
-        let mut held_until = self
-            .held_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *held_until = (*held_until).max(Instant::now() + wait);
-    }
 }
 
 #[cfg(test)]
