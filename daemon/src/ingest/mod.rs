@@ -15,6 +15,12 @@
 mod budget;
 mod creator;
 mod direct;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the creators do not choose a provider yet"
+)]
+mod euler;
 mod failure;
 mod lease;
 mod options;
@@ -32,6 +38,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::creator::Creator;
+pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion, Switch};
 use self::lease::Leases;
 use self::options::Settings;
 pub use self::options::{Invalid, Options};

@@ -259,3 +259,6 @@ pub(super) fn dead_letter(session: &mut Session, error: &str, bytes: &[u8]) -> V
 pub(super) fn now() -> Timestamp {
     Clock::now().into()
 }
+
+#[cfg(test)]
+pub(super) mod tape;

@@ -116,7 +116,7 @@ pub(super) fn messages(result: &FetchResult) -> Vec<Result<BaseMessage, Damaged>
 
 /// The payload, inflated if its first bytes say that it is compressed. The header that should
 /// say so is not looked at: it may lie both ways.
-fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
+pub(in crate::ingest) fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
     if !payload.starts_with(&[0x1f, 0x8b, 0x08]) {
         return Ok(payload);
     }

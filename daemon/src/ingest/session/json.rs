@@ -7,9 +7,11 @@
 //! message and a text in another; ids go through no floating point. What is not there, or is of
 //! another kind, is absent: nothing here is an error.
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::END_ACTIONS;
+use crate::proto::frames::BaseMessage;
 use crate::proto::in_millis;
 
 /// A message with a JSON body.
@@ -56,9 +58,15 @@ impl JsonMessage {
         }
     }
 
-    /// The message's id, if it has one.
-    pub(in crate::ingest) fn msg_id(&self) -> Option<&str> {
-        self.msg_id.as_deref()
+    /// The same message by its protobuf body, with what the JSON says about it.
+    pub(in crate::ingest) fn with_body(self, payload: Bytes) -> BaseMessage {
+        BaseMessage {
+            method: self.kind,
+            msg_id: self.msg_id.and_then(|id| id.parse().ok()).unwrap_or(0),
+            is_history: self.is_history,
+            payload,
+            ..BaseMessage::default()
+        }
     }
 
     /// Whether a control message with this body ends the broadcast: `action` 3 or 4, or their names
@@ -81,7 +89,10 @@ impl JsonMessage {
 }
 
 /// A field by its name in camel case, also where it is written otherwise.
-pub(in crate::ingest) fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(in crate::ingest) fn field<'a>(
+    object: &'a Map<String, Value>,
+    name: &str,
+) -> Option<&'a Value> {
     object.get(name).or_else(|| {
         object
             .iter()
@@ -91,9 +102,11 @@ pub(in crate::ingest) fn field<'a>(object: &'a Map<String, Value>, name: &str) -
 
 fn is_spelling_of(key: &str, name: &str) -> bool {
     let mut letters = key.bytes().filter(|&byte| byte != b'_');
-    let equal = name
-        .bytes()
-        .all(|byte| letters.next().is_some_and(|other| other.eq_ignore_ascii_case(&byte)));
+    let equal = name.bytes().all(|byte| {
+        letters
+            .next()
+            .is_some_and(|other| other.eq_ignore_ascii_case(&byte))
+    });
     equal && letters.next().is_none()
 }
 
@@ -201,7 +214,11 @@ mod tests {
         ] {
             assert!(message("X", data.clone()).is_history, "{data}");
         }
-        for data in [json!({"isHistory": false}), json!({"isHistory": "0"}), json!({})] {
+        for data in [
+            json!({"isHistory": false}),
+            json!({"isHistory": "0"}),
+            json!({}),
+        ] {
             assert!(!message("X", data.clone()).is_history, "{data}");
         }
     }

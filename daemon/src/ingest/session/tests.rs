@@ -280,7 +280,10 @@ fn json_without_an_id_is_told_apart_by_content_and_time() {
     assert!(is_new(emote.clone(), NOW + 1), "the same emote once more");
     let timed = serde_json::json!({"event": {"createTime": NOW}, "emote": {"id": "a"}});
     assert!(is_new(timed.clone(), NOW));
-    assert!(!is_new(timed, NOW + 30_000), "sent again, with its own time");
+    assert!(
+        !is_new(timed, NOW + 30_000),
+        "sent again, with its own time"
+    );
 }
 
 #[test]
@@ -318,7 +321,11 @@ fn json_ends_the_broadcast_and_tells_history_too() {
         assert_eq!(session.has_ended(), ended, "{action} {history}");
     }
     let mut session = session();
-    let elsewhere = json("WebcastSocialMessage", &serde_json::json!({"action": 3}), NOW);
+    let elsewhere = json(
+        "WebcastSocialMessage",
+        &serde_json::json!({"action": 3}),
+        NOW,
+    );
     session.take_json(elsewhere, false, at(NOW)).unwrap();
     assert!(!session.has_ended(), "3 is a share there");
 }
