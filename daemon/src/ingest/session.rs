@@ -21,7 +21,7 @@ use shared::time::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub(super) use self::json::{JsonMessage, field, integer};
+pub(super) use self::json::{JsonMessage, field, integer, json_size};
 use crate::proto;
 use crate::proto::frames::BaseMessage;
 use crate::proto::webcast::ControlMessage;

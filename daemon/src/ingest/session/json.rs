@@ -110,6 +110,24 @@ fn is_spelling_of(key: &str, name: &str) -> bool {
     equal && letters.next().is_none()
 }
 
+/// About as many bytes as an object takes when it is written, without writing it.
+pub(in crate::ingest) fn json_size(object: &Map<String, Value>) -> usize {
+    let fields = object
+        .iter()
+        .map(|(name, value)| name.len() + 4 + value_size(value));
+    2 + fields.sum::<usize>()
+}
+
+fn value_size(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 12,
+        Value::String(text) => text.len() + 3,
+        Value::Array(items) => 2 + items.iter().map(value_size).sum::<usize>(),
+        Value::Object(object) => json_size(object),
+    }
+}
+
 /// A 64-bit id in decimal, as number or text; 0 is none.
 fn id(value: &Value) -> Option<String> {
     let number = match value {
@@ -253,5 +271,23 @@ mod tests {
         }
         assert!(message("X", json!({"Action": 3})).is_end());
         assert!(!message("X", json!({})).is_end());
+    }
+
+    #[test]
+    fn sizes_are_about_what_is_written() {
+        for file in ["encoded-v1", "encoded-v3", "observed-v2"] {
+            let path = format!(
+                "{}/../tests/fixtures/euler-ws/{file}.ndjson",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            for line in std::fs::read_to_string(path).unwrap().lines() {
+                let object: Map<String, Value> = serde_json::from_str(line).unwrap();
+                let (size, written) = (json_size(&object), line.len());
+                assert!(
+                    size * 4 > written * 3 && size * 3 < written * 4,
+                    "{size} for {written}"
+                );
+            }
+        }
     }
 }
