@@ -61,7 +61,7 @@ pub struct Common {
     /// How many shards the streams have; the same for every process, daemon and edge
     #[arg(long, env = "STREAM_SHARDS", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub stream_shards: u32,
-    /// Where to answer /livez and /readyz, such as 127.0.0.1:9090; nowhere when not set
+    /// Where to answer /livez, /readyz and /metrics, such as 127.0.0.1:9090; nowhere when not set
     #[arg(long, env = "HEALTH_ADDR")]
     pub health_addr: Option<SocketAddr>,
 }

@@ -1,7 +1,8 @@
-//! Signs of life for whoever supervises the process: `/livez` and `/readyz`.
+//! Signs of life for whoever supervises the process: `/livez`, `/readyz` and `/metrics`.
 //!
 //! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and says
-//! 503 with the reason while it is away (the stages then wait, they do not fail).
+//! 503 with the reason while it is away (the stages then wait, they do not fail); `/metrics` is
+//! for Prometheus.
 
 use std::net::SocketAddr;
 
@@ -9,25 +10,39 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
+use crate::metrics::Metrics;
 
 /// Serves until stopped.
-pub async fn run(address: SocketAddr, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    address: SocketAddr,
+    bus: Bus,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another HEALTH_ADDR"))?;
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(bus);
+        .with_state(bus)
+        .route("/metrics", get(move || std::future::ready(show(&metrics))));
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await?;
     Ok(())
+}
+
+fn show(metrics: &Metrics) -> impl IntoResponse + use<> {
+    let format = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (format, metrics.render())
 }
 
 async fn ready(State(bus): State<Bus>) -> (StatusCode, String) {

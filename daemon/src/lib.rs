@@ -2,12 +2,14 @@
 //!
 //! Modules in the order an event takes: [`ingest`] publishes raw envelopes, [`normalizer`] turns
 //! them into unified events, [`storage`] persists these; [`bus`] is Redis between them.
-//! [`supervise`] starts and stops the stages, [`config`] is all their settings.
+//! [`supervise`] starts and stops the stages, [`config`] is all their settings, [`metrics`] all that
+//! they count.
 
 pub mod bus;
 pub mod config;
 pub mod http;
 pub mod ingest;
+pub mod metrics;
 pub mod normalizer;
 pub mod proto;
 pub mod storage;

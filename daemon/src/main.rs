@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use daemon::bus::Bus;
 use daemon::config::{Cli, Command, Common};
+use daemon::metrics::Metrics;
 use daemon::supervise::Stages;
 use daemon::{http, ingest, normalizer, storage, telemetry};
 use tokio_util::sync::CancellationToken;
@@ -65,8 +66,11 @@ async fn execute(command: Command) -> anyhow::Result<()> {
 fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
     if let Some(address) = common.health_addr {
+        // Nothing is counted where nobody can ask.
+        let metrics = Metrics::install()?;
+        tokio::spawn(metrics.clone().upkeep());
         let bus = bus.clone();
-        stages.spawn("health", |stop| http::run(address, bus, stop));
+        stages.spawn("health", |stop| http::run(address, bus, metrics, stop));
     }
     Ok(bus)
 }

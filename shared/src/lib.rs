@@ -6,6 +6,7 @@
 //! [`api`] is how the edge hands it out.
 
 pub mod api;
+pub mod control;
 pub mod event;
 pub mod identity;
 pub mod raw;

@@ -71,9 +71,10 @@ const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0";
 
-/// KEYS: raw, then fence, seq and seen of each room. ARGV: owner, MAXLEN, SEQ_TTL, SEEN, SEEN_TTL,
-/// then for each room: token, `1` for late messages, how many envelopes, and for each of these its
-/// number, its member of seen or an empty text, how many words, and these: what XADD takes.
+/// KEYS: raw, then fence, seq and seen of each room. ARGV: owner, the fuse, the life of
+/// seq, how many messages are remembered and for how long, then for each room: token,
+/// `1` for late messages, how many envelopes, and for each of these its number, its member of seen
+/// or an empty text, how many words, and these: what XADD takes.
 /// Returns two lists: the numbers of refused rooms, and pairs of room and sequence number of late
 /// messages that the room had seen under another number.
 const PUBLISH: &str = r"

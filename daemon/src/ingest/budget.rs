@@ -1,23 +1,46 @@
-//! How often a server may be asked, over all rooms together.
+//! Requests that all creators share: what a host allows per minute, and in which order.
 //!
-//! In: requests that want to be made, and what the server says about its limits. Out: the moment
-//! at which each may be made. A minute's worth goes out at once, then evenly; who asks first is
-//! served first. A server that says "too many" for one room holds all rooms back, for its limits
-//! are per account. Nothing is kept over a restart: the server says it again.
+//! In: who wants to make a request. Out: the moment when it may be made. First come, first served;
+//! only that looking for broadcasts gives way to rooms that were being read a moment ago, for these
+//! lose events while they wait. A host that says when it wants to be asked again holds everybody
+//! back until then. Nothing is kept over a restart: a new process begins with a small burst.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use metrics::{counter, gauge, histogram};
 use tokio::time::Instant;
 
-/// No server is believed that wants longer: quotas are per day at most.
-pub(super) const LONGEST_WAIT: Duration = Duration::from_hours(25);
+use crate::metrics::{BUDGET_LEFT, BUDGET_WAIT, UPSTREAM_LIMITED};
 
-/// Spreads requests over time.
+const MINUTE: Duration = Duration::from_mins(1);
+/// Whom a host holds back for longer than this goes away and comes back later, so that the
+/// creator's status says why, and another provider may take over.
+const WORTH_WAITING: Duration = MINUTE;
+
+/// The host wants no request for so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held(pub(super) Duration);
+
+/// How much a request matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// A room that was being read, or one that is known to be live.
+    Room,
+    /// A look at somebody who may well be offline.
+    Poll,
+}
+
+/// The requests to one host, or of one account.
 #[derive(Debug)]
 pub(super) struct Budget {
+    /// Label of the metrics.
+    host: &'static str,
     per_request: Duration,
+    /// As much as may be used at once, as the time in which it comes back.
+    burst: Duration,
+    /// Looks queue here first, so that only one of them is in the queue of all.
+    polls: tokio::sync::Mutex<()>,
     /// When the budget would be full again. Held while waiting, which makes the queue.
     spent_until: tokio::sync::Mutex<Instant>,
     /// Nobody asks before this.
@@ -25,82 +48,84 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// As many requests a minute on average, at least 1.
-    pub(super) fn new(per_minute: u32) -> Self {
+    /// `per_minute` requests a minute, of which `at_once` (at least one) may come together.
+    pub(super) fn new(host: &'static str, per_minute: u32, at_once: u32) -> Self {
+        let per_request = MINUTE / per_minute.max(1);
+        gauge!(BUDGET_LEFT, "host" => host).set(f64::from(at_once.max(1)));
         Self {
-            per_request: Duration::from_mins(1) / per_minute.max(1),
+            host,
+            per_request,
+            burst: per_request * at_once.max(1),
+            polls: tokio::sync::Mutex::new(()),
             spent_until: tokio::sync::Mutex::new(Instant::now()),
             held_until: Mutex::new(Instant::now()),
         }
     }
 
-    /// Waits until a request may be made, however long that is.
-    pub(super) async fn take(&self) {
-        while let Err(wait) = self.take_within(Duration::MAX).await {
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    /// Waits until a request may be made, unless the server holds all back for longer than
-    /// `patience`: then says at once how long that will be, and takes nothing.
-    pub(super) async fn take_within(&self, patience: Duration) -> Result<(), Duration> {
+    /// Waits until a request may be made; an error where the host has told us to wait long. Dropped
+    /// while waiting, it has used nothing.
+    pub(super) async fn take(&self, urgency: Urgency) -> Result<(), Held> {
+        let begun = Instant::now();
+        let _turn = match urgency {
+            Urgency::Poll => Some(self.polls.lock().await),
+            Urgency::Room => None,
+        };
         let mut spent_until = self.spent_until.lock().await;
         loop {
             let now = Instant::now();
-            let full_at = (*spent_until).max(now) + self.per_request;
-            let by_rate = full_at.checked_sub(Duration::from_mins(1)).unwrap_or(now);
-            let held_until = *self.held();
-            let held_for = held_until.saturating_duration_since(now);
-            if held_for > patience {
-                return Err(held_for);
+            let held = self.held_until().saturating_duration_since(now);
+            if held > WORTH_WAITING {
+                return Err(Held(held));
             }
-            let ready = by_rate.max(held_until);
+            let full_at = (*spent_until).max(now) + self.per_request;
+            let by_rate = full_at.checked_sub(self.burst).unwrap_or(now);
+            let ready = by_rate.max(now + held);
             if ready <= now {
                 *spent_until = full_at;
+                let left = (now + self.burst).saturating_duration_since(full_at);
+                gauge!(BUDGET_LEFT, "host" => self.host)
+                    .set((left.as_secs_f64() / self.per_request.as_secs_f64()).round());
+                histogram!(BUDGET_WAIT, "host" => self.host).record(begun.elapsed().as_secs_f64());
                 return Ok(());
             }
             tokio::time::sleep_until(ready).await;
         }
     }
 
-    /// Nobody makes a request for so long.
-    pub(super) fn hold(&self, wait: Duration) {
-        let mut held_until = self.held();
+    /// The host has refused for the limit called `label` (its own word): nobody makes a request
+    /// for so long.
+    pub(super) fn hold(&self, wait: Duration, label: &str) {
+        let label = known(label);
+        counter!(UPSTREAM_LIMITED, "host" => self.host, "label" => label).increment(1);
+        gauge!(BUDGET_LEFT, "host" => self.host).set(0.0);
+        tracing::warn!(
+            stage = "ingest",
+            host = self.host,
+            label,
+            seconds = wait.as_secs(),
+            "asked too often, holding all requests back"
+        );
+        let mut held_until = self
+            .held_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *held_until = (*held_until).max(Instant::now() + wait);
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Instant> {
-        self.held_until
+    fn held_until(&self) -> Instant {
+        *self
+            .held_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How long the server wants us to wait: `Retry-After` in seconds, else until a reset time.
-pub(super) fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
-    let number = |name: &str| -> Option<u64> {
-        let text = headers.get(name)?.to_str().ok()?;
-        text.trim().parse().ok()
-    };
-    // Older servers give seconds from now under `RateLimit-Reset`, newer ones a point in time.
-    let until = |reset: u64| {
-        if reset > 1_000_000_000 {
-            reset.saturating_sub(unix_now)
-        } else {
-            reset
-        }
-    };
-    let seconds = number("retry-after")
-        .or_else(|| number("x-ratelimit-reset").map(until))
-        .or_else(|| number("ratelimit-reset").map(until))?;
-    Some(Duration::from_secs(seconds.max(1)).min(LONGEST_WAIT))
-}
-
-/// Seconds since 1970.
-pub(super) fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+/// One of a few labels: upstream's own text must not become a series.
+fn known(label: &str) -> &'static str {
+    ["minute", "hour", "day"]
+        .into_iter()
+        .find(|period| label.contains(period))
+        .unwrap_or("other")
 }
 
 #[cfg(test)]
@@ -109,58 +134,74 @@ mod tests {
 
     use super::*;
 
+    const ROOM: Urgency = Urgency::Room;
+
     #[tokio::test(start_paused = true)]
-    async fn it_spreads_requests_over_the_minute() {
-        let budget = Budget::new(6);
+    async fn requests_are_spread_over_the_minute() {
+        let budget = Budget::new("test", 6, 6);
         let begun = Instant::now();
         for _ in 0..6 {
-            budget.take().await;
+            budget.take(ROOM).await.unwrap();
         }
         assert_eq!(begun.elapsed().as_secs(), 0, "a minute's worth at once");
         for request in 1..=4_u64 {
-            budget.take().await;
+            budget.take(ROOM).await.unwrap();
             assert_eq!(begun.elapsed().as_secs(), request * 10);
         }
         tokio::time::sleep(Duration::from_mins(10)).await;
         let later = Instant::now();
         for _ in 0..7 {
-            budget.take().await;
+            budget.take(ROOM).await.unwrap();
         }
-        assert_eq!(
-            later.elapsed().as_secs(),
-            10,
-            "idle time is not saved up beyond a minute"
-        );
+        assert_eq!(later.elapsed().as_secs(), 10, "idle time is not saved up");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_limit_holds_back_everybody_also_those_who_wait_already() {
-        let budget = Arc::new(Budget::new(1));
-        budget.take().await;
+        let budget = Arc::new(Budget::new("test", 1, 1));
+        budget.take(ROOM).await.unwrap();
         let begun = Instant::now();
         let waiting = tokio::spawn({
             let budget = budget.clone();
-            async move { budget.take().await }
+            async move { budget.take(ROOM).await }
         });
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        budget.hold(Duration::from_secs(100));
-        waiting.await.unwrap();
-        assert_eq!(begun.elapsed().as_secs(), 101);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        budget.hold(Duration::from_secs(50), "rate_limit_account_minute");
+        waiting.await.unwrap().unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 80);
+        budget.hold(Duration::from_hours(2), "rate_limit_account_day");
+        assert_eq!(
+            budget.take(ROOM).await,
+            Err(Held(Duration::from_hours(2))),
+            "nobody sits in a queue for hours"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_no_patience_hears_how_long_it_will_be() {
-        let budget = Budget::new(60);
-        let patience = Duration::from_secs(10);
-        budget.hold(Duration::from_secs(9));
-        let begun = Instant::now();
-        assert_eq!(budget.take_within(patience).await, Ok(()));
-        assert_eq!(begun.elapsed().as_secs(), 9, "that much is waited");
-        budget.hold(Duration::from_hours(1));
+    async fn rooms_go_before_looks_and_looks_keep_their_order() {
+        let budget = Arc::new(Budget::new("test", 60, 1));
+        budget.take(ROOM).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        let mut queue = |name: &'static str, urgency| {
+            let (budget, order) = (budget.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                budget.take(urgency).await.unwrap();
+                order.lock().unwrap().push(name);
+            }));
+        };
+        for name in ["look 1", "look 2", "look 3", "look 4"] {
+            queue(name, Urgency::Poll);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        queue("room", ROOM);
+        for task in tasks {
+            task.await.unwrap();
+        }
         assert_eq!(
-            budget.take_within(patience).await,
-            Err(Duration::from_hours(1))
+            *order.lock().unwrap(),
+            ["look 1", "room", "look 2", "look 3", "look 4"],
+            "one look was ahead in the queue of all"
         );
-        assert_eq!(begun.elapsed().as_secs(), 9, "at once");
     }
 }

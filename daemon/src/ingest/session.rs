@@ -12,6 +12,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::{Counter, counter};
 use prost::Message as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub(super) use self::json::{JsonMessage, field, integer, json_size};
+use crate::metrics::{MALFORMED, MESSAGES, REPEATS};
 use crate::proto;
 use crate::proto::frames::BaseMessage;
 use crate::proto::webcast::ControlMessage;
@@ -83,6 +85,21 @@ pub(super) struct Session {
     closed: bool,
     /// There was a connection to this room before.
     again: bool,
+    meters: Option<Meters>,
+}
+
+/// What happens to messages, as metrics of a provider.
+#[derive(Clone)]
+struct Meters {
+    messages: Counter,
+    repeats: Counter,
+    malformed: Counter,
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meters")
+    }
 }
 
 impl Session {
@@ -98,7 +115,17 @@ impl Session {
             ended: false,
             closed: false,
             again: false,
+            meters: None,
         }
+    }
+
+    /// Counts for this provider from now on.
+    pub(super) fn count_for(&mut self, provider: &'static str) {
+        self.meters = Some(Meters {
+            messages: counter!(MESSAGES, "provider" => provider),
+            repeats: counter!(REPEATS, "provider" => provider),
+            malformed: counter!(MALFORMED, "provider" => provider),
+        });
     }
 
     /// Takes over what an earlier process has seen in the room: types and ids of messages.
@@ -121,6 +148,11 @@ impl Session {
         self.ended = false;
         self.closed = false;
         self.again = true;
+    }
+
+    /// The highest number given out, for a successor that must not repeat it.
+    pub(super) fn last_seq(&self) -> Option<u64> {
+        self.next_seq.checked_sub(1)
     }
 
     /// The connection is over.
@@ -153,6 +185,9 @@ impl Session {
     /// Counts what could not be read.
     pub(super) fn count_malformed(&mut self) {
         self.counts.malformed += 1;
+        if let Some(meters) = &self.meters {
+            meters.malformed.increment(1);
+        }
     }
 
     /// A message as an envelope; `None` for one that came before. `backlog` says that it was sent
@@ -172,11 +207,9 @@ impl Session {
             Some(id) => key(&message.method, 0, id.as_bytes()),
             None => key(&message.method, 1, &message.payload),
         };
-        if !self.seen.is_new(key) {
-            self.counts.repeats += 1;
+        if !self.is_new(key) {
             return None;
         }
-        self.counts.messages += 1;
         let backlog = backlog || message.is_history;
         if !backlog && message.method == CONTROL && is_end(&message.payload) {
             self.ended = true;
@@ -188,6 +221,26 @@ impl Session {
             backlog,
             ..self.envelope(message.method, timestamp, now, data)
         })
+    }
+
+    /// Counts a message, and says whether it is to be published.
+    fn is_new(&mut self, key: Key) -> bool {
+        let new = self.seen.is_new(key);
+        let meters = self.meters.as_ref();
+        if new {
+            self.counts.messages += 1;
+        } else {
+            self.counts.repeats += 1;
+        }
+        if let Some(meters) = meters {
+            let meter = if new {
+                &meters.messages
+            } else {
+                &meters.repeats
+            };
+            meter.increment(1);
+        }
+        new
     }
 
     /// The same for a message with a JSON body. A message that came by way of protobuf before is
@@ -206,11 +259,9 @@ impl Session {
             Some(id) => key(&message.kind, 0, id.as_bytes()),
             None => content_key(&message),
         };
-        if !self.seen.is_new(key) {
-            self.counts.repeats += 1;
+        if !self.is_new(key) {
             return None;
         }
-        self.counts.messages += 1;
         let backlog = backlog || message.is_history;
         if !backlog && message.kind == CONTROL && message.is_end() {
             self.ended = true;

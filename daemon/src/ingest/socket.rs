@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::direct::http::tame;
 use super::direct::proxy::Proxy;
 use super::outbox::{Outlet, Parcel, Place};
+use super::provider::End;
 use super::session::Session;
 use crate::bus::DeadLetter;
 
@@ -43,18 +44,6 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) const AFTER_END: Duration = Duration::from_secs(1);
 /// Frames of one session that become dead letters; further ones are only counted.
 pub(super) const DEAD_LETTERS: u64 = 100;
-
-/// Why a connection is over.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct End {
-    /// A category: `stream_end`, `closed`, `lost`, `silent`, `protocol` or `shutdown`; with Euler
-    /// also `refused`, `limited`, `renewed` or `room_changed`.
-    pub(super) reason: &'static str,
-    /// WebSocket close code; 1006 for a connection that broke off.
-    pub(super) close_code: Option<u16>,
-    /// More about it, free of secrets.
-    pub(super) detail: Option<String>,
-}
 
 impl End {
     /// An end of our own making.

@@ -6,7 +6,7 @@
 //! a header only (protocol sheet §2).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::HeaderMap;
 use reqwest::{Client, StatusCode};
@@ -16,14 +16,16 @@ use url::Url;
 
 use super::http::{self, tame};
 use super::{device, frame};
-use crate::ingest::budget::{Budget, told_wait, unix_now};
-use crate::ingest::options::Upstream;
+use crate::ingest::budget::{Budget, Held, Urgency};
+use crate::ingest::options::{SignPath, Upstream};
 use crate::proto::frames::FetchResult;
 
 /// A fetch result with its history is some 10 kB.
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
 /// The wait after a 429 that does not say how long.
-const UNTOLD_WAIT: Duration = Duration::from_mins(1);
+pub(in crate::ingest) const UNTOLD_WAIT: Duration = Duration::from_mins(1);
+/// No server is believed that wants longer: quotas are per day at most.
+const LONGEST_WAIT: Duration = Duration::from_hours(25);
 
 /// A signed address, to be used once.
 #[derive(Debug)]
@@ -101,16 +103,18 @@ impl Error {
 pub(in crate::ingest) struct Signer {
     http: Client,
     base: Url,
+    path: SignPath,
     key: Option<SecretString>,
     budget: Arc<Budget>,
 }
 
 impl Signer {
-    /// A signer that makes as many requests as the account's budget allows.
+    /// A signer whose requests go through the account's budget.
     pub(in crate::ingest) fn new(upstream: &Upstream, budget: Arc<Budget>) -> Result<Self, String> {
         Ok(Self {
             http: http::sign_client(upstream.proxy.as_ref())?,
             base: upstream.sign.clone(),
+            path: upstream.sign_path,
             key: upstream.key.clone(),
             budget,
         })
@@ -123,10 +127,17 @@ impl Signer {
 
     /// Signs a room, as soon as the budget allows it.
     pub(super) async fn sign(&self, room_id: &str) -> Result<Signed, Error> {
+        let path = match self.path {
+            SignPath::Connect => format!("webcast/rooms/{room_id}/connect"),
+            SignPath::Fetch => "webcast/fetch".to_owned(),
+        };
         let mut url = self
             .base
-            .join(&format!("webcast/rooms/{room_id}/connect"))
+            .join(&path)
             .map_err(|error| Error::Invalid(error.to_string()))?;
+        if self.path == SignPath::Fetch {
+            url.query_pairs_mut().append_pair("room_id", room_id);
+        }
         url.query_pairs_mut()
             .append_pair("client", "ttlive-other")
             .append_pair("user_agent", device::USER_AGENT)
@@ -139,7 +150,10 @@ impl Signer {
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key.expose_secret());
         }
-        self.budget.take().await;
+        if let Err(Held(wait)) = self.budget.take(Urgency::Room).await {
+            let label = "told to wait before".to_owned();
+            return Err(Error::Limited { wait, label });
+        }
         let response = request
             .send()
             .await
@@ -161,8 +175,8 @@ impl Signer {
         } else {
             Err(refusal(status.as_u16(), &headers, &body, unix_now()))
         };
-        if let Err(Error::Limited { wait, .. }) = &answer {
-            self.budget.hold(*wait);
+        if let Err(Error::Limited { wait, label }) = &answer {
+            self.budget.hold(*wait, label);
         }
         answer.map_err(|error| self.without_key(error))
     }
@@ -242,12 +256,35 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], unix_now: u64) -> Erro
     }
 }
 
+/// How long the server wants us to wait: `Retry-After` in seconds, else until a reset time.
+pub(in crate::ingest) fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
+    let number = |name| text(headers, name)?.trim().parse::<u64>().ok();
+    // Older servers give seconds from now under `RateLimit-Reset`, newer ones a point in time.
+    let until = |reset: u64| {
+        if reset > 1_000_000_000 {
+            reset.saturating_sub(unix_now)
+        } else {
+            reset
+        }
+    };
+    let seconds = number("retry-after")
+        .or_else(|| number("x-ratelimit-reset").map(until))
+        .or_else(|| number("ratelimit-reset").map(until))?;
+    Some(Duration::from_secs(seconds.max(1)).min(LONGEST_WAIT))
+}
+
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get(name)?
         .to_str()
         .ok()
         .filter(|text| !text.is_empty())
+}
+
+pub(in crate::ingest) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

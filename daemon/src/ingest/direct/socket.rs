@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::frame::{self, Malformed};
 use super::http::tame;
 use crate::ingest::outbox::{Outlet, Parcel};
+use crate::ingest::provider::End;
 use crate::ingest::session::Session;
-pub(in crate::ingest) use crate::ingest::socket::End;
 use crate::ingest::socket::{
     AFTER_END, Held, admitted, close, dead_letter, failed, hold, now, write,
 };

@@ -10,13 +10,12 @@ use percent_encoding::utf8_percent_encode;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_tungstenite::tungstenite::http::Response;
 
-use crate::ingest::budget::{told_wait, unix_now};
 use crate::ingest::direct::dial::ESCAPED;
 use crate::ingest::direct::http::tame;
-use crate::ingest::socket::End;
+use crate::ingest::direct::sign::{UNTOLD_WAIT, told_wait, unix_now};
+use crate::ingest::failure::Retry;
+use crate::ingest::provider::End;
 
-/// The wait after a 429 that does not say how long.
-const UNTOLD_WAIT: Duration = Duration::from_mins(1);
 /// The least wait after Euler could not get at TikTok.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
 /// A shorter key would be found in any text.
@@ -28,23 +27,6 @@ pub(super) const STREAM_END: u16 = 4005;
 pub(super) const INVALID_OPTIONS: u16 = 4400;
 /// `NOT_LIVE`.
 pub(super) const NOT_LIVE: u16 = 4404;
-
-/// When to try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ingest) enum Retry {
-    /// Not at all: only another configuration helps.
-    Never,
-    /// When the creator broadcasts (again): look as often as at who is offline.
-    Wait,
-    /// Without a pause; nothing is wrong.
-    AtOnce,
-    /// By the reconnect policy.
-    Policy,
-    /// By the reconnect policy, and not before.
-    AtLeast(Duration),
-    /// Much later, and later each time: minutes to an hour.
-    Long,
-}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -140,32 +122,23 @@ impl Error {
             } => Retry::AtLeast(*wait),
             Self::Refused { .. } => Retry::Never,
             Self::Closed { code, .. } => retry_after(*code),
-            Self::Moved { .. } => Retry::AtOnce,
-            Self::Sockets(_) => Retry::Wait,
-            Self::Failed { .. } | Self::NoRoom(_) | Self::Unreachable(_) => Retry::Policy,
+            Self::Sockets(_) => Retry::Poll,
+            Self::Moved { .. } | Self::Failed { .. } | Self::NoRoom(_) | Self::Unreachable(_) => {
+                Retry::Policy
+            }
         }
     }
 }
 
-/// When to try again after a connection that had worked.
-pub(in crate::ingest) fn retry_after_end(end: &End) -> Retry {
-    match end.reason {
-        "stream_end" => Retry::Wait,
-        "renewed" | "room_changed" => Retry::AtOnce,
-        _ => end.close_code.map_or(Retry::Policy, retry_after),
-    }
-}
-
 /// What a close code asks for.
-fn retry_after(code: u16) -> Retry {
+pub(in crate::ingest) fn retry_after(code: u16) -> Retry {
     match code {
-        STREAM_END | NOT_LIVE => Retry::Wait,
+        STREAM_END | NOT_LIVE => Retry::Poll,
         INVALID_OPTIONS | 4401 | 4403 => Retry::Never,
         4429 => Retry::Long,
-        4555 => Retry::AtOnce,
         4556 | 4557 => Retry::AtLeast(UPSTREAM_WAIT),
-        // 1006, 1011, 4006 (look whether it is still live: the next connect does), 4500, and what
-        // is not in the table. 1000 is an answer to our own good-bye: from Euler it is none.
+        // 1006, 1011, 4006 (look whether it is still live: the next attempt does), 4500, 4555, and
+        // what is not in the table. 1000 is an answer to our own good-bye: from Euler it is none.
         _ => Retry::Policy,
     }
 }

@@ -26,20 +26,16 @@ use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub(super) use self::close::{Error, Retry, retry_after_end};
+pub(super) use self::close::{Error, retry_after};
 use self::close::{INVALID_OPTIONS, Mask};
 pub(super) use self::options::Settings;
-pub use self::options::{Invalid, Options, SchemaVersion, Switch};
+pub use self::options::{Invalid, Options, SchemaVersion};
 pub(super) use self::socket::Connection;
-use super::budget::Budget;
-use super::direct::room::{Room, Sighting};
+use super::budget::{Budget, Held, Urgency};
+use super::failure::Failure;
+use super::provider::{Room, Sighting, Source};
 use super::socket::Dialer;
 
-/// The name of this provider in events and statuses.
-pub(super) const NAME: &str = "euler";
-
-/// A limit that lasts longer is told instead of waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// An open socket that nobody has entered is good for so long: it is not read meanwhile.
 const KEPT_FOR: Duration = Duration::from_secs(20);
 
@@ -97,32 +93,23 @@ struct Kept {
     since: Instant,
 }
 
-impl Kept {
-    fn is_fresh(&self) -> bool {
-        self.since.elapsed() < KEPT_FOR
-    }
-}
-
 impl Euler {
     /// Nothing is open yet.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, kept: None }
     }
 
-    /// Whether and where a creator is live. The only way to see it is to connect, so the socket is
-    /// kept open for [`Euler::enter`] for a moment; a look right after a look costs nothing.
-    pub(super) async fn look(&mut self, name: &str) -> Result<Sighting, Error> {
-        if let Some(kept) = self
-            .kept
-            .take_if(|kept| kept.is_fresh() && kept.name == name)
+    /// The room of a creator who is live.
+    async fn find(&mut self, name: &str, urgency: Urgency) -> Result<Option<Room>, Error> {
+        if let Some(kept) = &self.kept
+            && kept.since.elapsed() < KEPT_FOR
+            && kept.name == name
         {
-            let room = kept.room.clone();
-            self.kept = Some(kept);
-            return Ok(Sighting::Live(room));
+            return Ok(Some(kept.room.clone()));
         }
-        self.leave().await;
-        let Some((room, connection)) = self.connect(name).await? else {
-            return Ok(Sighting::Offline);
+        self.leave();
+        let Some((room, connection)) = self.connect(name, urgency).await? else {
+            return Ok(None);
         };
         self.kept = Some(Kept {
             name: name.to_owned(),
@@ -130,20 +117,16 @@ impl Euler {
             connection,
             since: Instant::now(),
         });
-        Ok(Sighting::Live(room))
+        Ok(Some(room))
     }
 
-    /// The connection to a room that a look at `name` has shown: the socket of that look with
-    /// what has come already, or a new one if that is too old.
-    pub(super) async fn enter(&mut self, name: &str, room: &Room) -> Result<Connection, Error> {
-        let found = match self.look(name).await? {
-            Sighting::Live(found) => found,
-            _ => {
-                return Err(Error::Closed {
-                    code: close::NOT_LIVE,
-                    message: None,
-                });
-            }
+    /// The socket to this room.
+    async fn open(&mut self, name: &str, room: &Room) -> Result<Connection, Error> {
+        let Some(found) = self.find(name, Urgency::Room).await? else {
+            return Err(Error::Closed {
+                code: close::NOT_LIVE,
+                message: None,
+            });
         };
         match self.kept.take_if(|kept| kept.room.id == room.id) {
             Some(kept) => Ok(kept.connection),
@@ -155,14 +138,16 @@ impl Euler {
     }
 
     /// Closes the socket of a look that nobody entered.
-    pub(super) async fn leave(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            kept.connection.leave().await;
-        }
+    pub(super) fn leave(&mut self) {
+        self.kept = None;
     }
 
     /// Connects with the schema version that the server knows.
-    async fn connect(&self, name: &str) -> Result<Option<(Room, Connection)>, Error> {
+    async fn connect(
+        &self,
+        name: &str,
+        urgency: Urgency,
+    ) -> Result<Option<(Room, Connection)>, Error> {
         let shared = &self.shared;
         let schema = match shared.settings.schema {
             SchemaVersion::V1 => "v1",
@@ -170,7 +155,7 @@ impl Euler {
             SchemaVersion::Auto if shared.only_v2.load(Ordering::Relaxed) => "v2",
             SchemaVersion::Auto | SchemaVersion::V3 => "v3",
         };
-        let found = self.connect_with(name, schema).await;
+        let found = self.connect_with(name, schema, urgency).await;
         let (SchemaVersion::Auto, "v3", Err(error)) = (shared.settings.schema, schema, &found)
         else {
             return found;
@@ -178,7 +163,7 @@ impl Euler {
         if !is_about_options(error) {
             return found;
         }
-        let again = self.connect_with(name, "v2").await;
+        let again = self.connect_with(name, "v2", urgency).await;
         if !again.as_ref().is_err_and(is_about_options)
             && !shared.only_v2.swap(true, Ordering::Relaxed)
         {
@@ -191,6 +176,7 @@ impl Euler {
         &self,
         name: &str,
         schema: &str,
+        urgency: Urgency,
     ) -> Result<Option<(Room, Connection)>, Error> {
         let shared = &self.shared;
         let permit = shared
@@ -198,20 +184,16 @@ impl Euler {
             .clone()
             .try_acquire_owned()
             .map_err(|_| Error::Sockets(shared.settings.max_sockets))?;
-        shared
-            .budget
-            .take_within(PATIENCE)
-            .await
-            .map_err(|wait| Error::Limited {
-                wait,
-                label: "the account's limit".to_owned(),
-            })?;
+        if let Err(Held(wait)) = shared.budget.take(urgency).await {
+            let label = "told to wait before".to_owned();
+            return Err(Error::Limited { wait, label });
+        }
         let address = dial::address(&shared.settings, &shared.key, name, schema);
         let socket = match dial::open(&shared.dialer, &address, &shared.mask).await {
             Ok(socket) => socket,
             Err(error) => {
-                if let Error::Limited { wait, .. } = &error {
-                    shared.budget.hold(*wait);
+                if let Error::Limited { wait, label } = &error {
+                    shared.budget.hold(*wait, label);
                 }
                 return Err(error);
             }
@@ -232,6 +214,26 @@ impl Euler {
                 Err(error)
             }
         }
+    }
+}
+
+impl Source for Euler {
+    type Connection = Connection;
+
+    /// The only way to see a broadcast is to connect, so the socket stays open for
+    /// [`Source::enter`] for a moment; a look right after a look costs nothing.
+    async fn look(&mut self, name: &str, urgency: Urgency) -> Result<Sighting, Failure> {
+        match self.find(name, urgency).await {
+            Ok(Some(room)) => Ok(Sighting::Live(room)),
+            Ok(None) => Ok(Sighting::Offline),
+            Err(error) => Err(Failure::to_euler(&error, None)),
+        }
+    }
+
+    /// The socket of the look with what has come already, or a new one if that is too old.
+    async fn enter(&mut self, name: &str, room: &Room) -> Result<Connection, Failure> {
+        let opened = self.open(name, room).await;
+        opened.map_err(|error| Failure::to_euler(&error, Some(room)))
     }
 }
 

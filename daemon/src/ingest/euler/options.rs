@@ -7,6 +7,8 @@
 use clap::ValueEnum;
 use url::{Host, Url};
 
+use crate::ingest::options::Switch;
+
 /// The settings as the environment says them.
 #[derive(clap::Args)]
 #[group(skip)] // several parts have `Options`; a group would be named after the type
@@ -36,15 +38,6 @@ pub enum SchemaVersion {
     V2,
     /// The newest: it has most types and most fields.
     V3,
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// Yes.
-    On,
-    /// No.
-    Off,
 }
 
 /// Settings that were checked.

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use shared::identity::is_stream_id;
 
 use crate::ingest::direct::http::tame;
-use crate::ingest::direct::room::{ENDED, PAUSED, Room, filled, time};
+use crate::ingest::direct::room::{ENDED, PAUSED, filled, time};
+use crate::ingest::provider::Room;
 use crate::ingest::session::{field, integer};
 
 /// What it says.

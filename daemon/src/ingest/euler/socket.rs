@@ -30,12 +30,10 @@ use super::envelope::{self, Envelope, Item};
 use super::room::{self, News};
 use crate::ingest::direct::frame;
 use crate::ingest::direct::http::tame;
-use crate::ingest::direct::room::Room;
 use crate::ingest::outbox::{Outlet, Parcel};
+use crate::ingest::provider::{Delivery, End, Room};
 use crate::ingest::session::{JsonMessage, Session};
-use crate::ingest::socket::{
-    AFTER_END, End, Held, admitted, dead_letter, failed, hold, now, write,
-};
+use crate::ingest::socket::{AFTER_END, Held, admitted, dead_letter, failed, hold, now, write};
 use crate::proto;
 use crate::proto::frames::BaseMessage;
 
@@ -174,36 +172,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             self.early.push_back(message);
         }
-    }
-
-    /// Reads the room until the end. `first` goes ahead of all that is read.
-    pub(in crate::ingest) async fn run(
-        mut self,
-        session: &mut Session,
-        first: Parcel,
-        outlet: &Outlet,
-        silence: Duration,
-        stop: &CancellationToken,
-    ) -> End {
-        let end = self.converse(session, first, outlet, silence, stop).await;
-        crate::ingest::socket::close(&mut self.socket).await;
-        if self.foreign > 0 {
-            let (stream_id, messages) = (session.stream_id(), self.foreign);
-            tracing::info!(stage = "ingest", stream_id, messages, "named another room");
-        }
-        if session.has_ended() && end.reason != "shutdown" {
-            End {
-                reason: "stream_end",
-                ..end
-            }
-        } else {
-            end
-        }
-    }
-
-    /// Says good-bye without having read it.
-    pub(super) async fn leave(mut self) {
-        crate::ingest::socket::close(&mut self.socket).await;
     }
 
     async fn converse(
@@ -476,6 +444,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             schema_version = text("schemaVersion"),
             "Euler's worker answered"
         );
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Delivery for Connection<S> {
+    fn room_id(&self) -> &str {
+        &self.room_id
+    }
+
+    /// Nothing: what came early is read with the rest, and is a sign that the socket works.
+    fn backlog(&mut self, _session: &mut Session) -> Parcel {
+        Parcel::default()
+    }
+
+    async fn run(
+        mut self,
+        session: &mut Session,
+        first: Parcel,
+        outlet: &Outlet,
+        silence: Duration,
+        stop: &CancellationToken,
+    ) -> End {
+        let end = self.converse(session, first, outlet, silence, stop).await;
+        crate::ingest::socket::close(&mut self.socket).await;
+        if self.foreign > 0 {
+            let (stream_id, messages) = (session.stream_id(), self.foreign);
+            tracing::info!(stage = "ingest", stream_id, messages, "named another room");
+        }
+        if session.has_ended() && end.reason != "shutdown" {
+            End {
+                reason: "stream_end",
+                ..end
+            }
+        } else {
+            end
+        }
     }
 }
 

@@ -20,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::ingest::direct::proxy::Proxy;
+use crate::ingest::failure::Retry;
 use crate::ingest::outbox::Parcel;
+use crate::ingest::provider::{Delivery as _, End};
 use crate::ingest::session::Session;
+use crate::ingest::socket::now;
 use crate::ingest::socket::tape::Tape;
-use crate::ingest::socket::{End, now};
 
 const KEY: &str = "canary key+/=4711";
 const ROOM: &str = "7301234567890123456";
@@ -185,7 +187,7 @@ fn shared_with(url: &str, proxy: Option<&str>, arguments: &[&str]) -> Arc<Shared
         proxy: proxy.map(|text| Proxy::parse(&SecretString::from(text)).unwrap()),
         tls: Arc::new(rustls::ClientConfig::with_platform_verifier().unwrap()),
     };
-    let budget = Arc::new(Budget::new(6_000));
+    let budget = Arc::new(Budget::new("euler", 6_000, 6_000));
     Arc::new(Shared::new(
         settings,
         SecretString::from(KEY),
@@ -204,10 +206,10 @@ fn no_key(text: &str) {
 
 /// Looks, enters, and reads to the end.
 async fn play(euler: &mut Euler, session: &mut Session) -> (End, Vec<Envelope>) {
-    let Sighting::Live(room) = euler.look("ada").await.unwrap() else {
+    let Some(room) = euler.find("ada", Urgency::Room).await.unwrap() else {
         panic!("not live")
     };
-    let connection = euler.enter("ada", &room).await.unwrap();
+    let connection = euler.open("ada", &room).await.unwrap();
     let (tape, outbox, _redis) = Tape::new();
     let stop = CancellationToken::new();
     let outlet = outbox.outlet();
@@ -224,7 +226,7 @@ async fn it_asks_for_what_the_fact_sheet_says_and_keeps_the_socket_for_entering(
     let server = Server::start(vec![Act::Wait]).await;
     let shared = shared(&server, &[]);
     let mut euler = Euler::new(shared.clone());
-    let Sighting::Live(room) = euler.look("ada.live").await.unwrap() else {
+    let Some(room) = euler.find("ada.live", Urgency::Room).await.unwrap() else {
         panic!("not live")
     };
     assert_eq!(
@@ -232,8 +234,8 @@ async fn it_asks_for_what_the_fact_sheet_says_and_keeps_the_socket_for_entering(
         (ROOM, Some("Quiz"))
     );
     assert_eq!(shared.open_sockets(), 1);
-    euler.look("ada.live").await.unwrap();
-    let _connection = euler.enter("ada.live", &room).await.unwrap();
+    euler.find("ada.live", Urgency::Room).await.unwrap();
+    let _connection = euler.open("ada.live", &room).await.unwrap();
     let queries = server.queries();
     assert_eq!(queries.len(), 1, "one request for all of that");
     let expected = [
@@ -262,13 +264,13 @@ async fn a_socket_that_nobody_entered_is_closed() {
     let server = Server::start(vec![Act::Wait]).await;
     let shared = shared(&server, &[]);
     let mut euler = Euler::new(shared.clone());
-    euler.look("ada").await.unwrap();
-    euler.look("bob").await.unwrap();
+    euler.find("ada", Urgency::Room).await.unwrap();
+    euler.find("bob", Urgency::Room).await.unwrap();
     assert_eq!(shared.open_sockets(), 1, "the first one is gone");
-    euler.leave().await;
+    euler.leave();
     assert_eq!(shared.open_sockets(), 0);
     server.all_closed().await;
-    euler.look("ada").await.unwrap();
+    euler.find("ada", Urgency::Room).await.unwrap();
     drop(euler);
     assert_eq!(shared.open_sockets(), 0);
     server.all_closed().await;
@@ -283,9 +285,12 @@ async fn another_room_than_was_seen_is_not_entered() {
         ..Room::default()
     };
     // Nobody has looked: the way from another provider's look.
-    let error = euler.enter("ada", &asked).await.unwrap_err();
+    let error = euler.open("ada", &asked).await.unwrap_err();
     assert!(matches!(error, Error::Moved { found, .. } if found == ROOM));
-    assert!(matches!(euler.look("ada").await, Ok(Sighting::Live(_))));
+    assert!(matches!(
+        euler.find("ada", Urgency::Room).await,
+        Ok(Some(_))
+    ));
     assert_eq!(
         server.queries().len(),
         1,
@@ -378,7 +383,10 @@ async fn refusals_and_closes_tell_no_key_and_hold_the_account_when_limited() {
     ] {
         let server = Server::start(vec![act]).await;
         let shared = shared(&server, &[]);
-        let error = Euler::new(shared.clone()).look("ada").await.unwrap_err();
+        let error = Euler::new(shared.clone())
+            .find("ada", Urgency::Room)
+            .await
+            .unwrap_err();
         assert_eq!(error.retry(), retry, "{error}");
         no_key(&format!("{error} {error:?}"));
         assert_eq!(shared.open_sockets(), 0);
@@ -387,10 +395,10 @@ async fn refusals_and_closes_tell_no_key_and_hold_the_account_when_limited() {
     let server = Server::start(vec![Act::Refuse(429, "retry-after: 700")]).await;
     let shared = shared(&server, &[]);
     let (mut one, mut other) = (Euler::new(shared.clone()), Euler::new(shared));
-    let error = one.look("ada").await.unwrap_err();
+    let error = one.find("ada", Urgency::Room).await.unwrap_err();
     no_key(&format!("{error} {error:?}"));
     assert_eq!(error.retry(), Retry::AtLeast(Duration::from_secs(700)));
-    let error = other.look("bob").await.unwrap_err();
+    let error = other.find("bob", Urgency::Room).await.unwrap_err();
     assert!(
         matches!(error, Error::Limited { wait, .. } if wait > Duration::from_secs(690)),
         "{error}"
@@ -403,8 +411,8 @@ async fn who_is_offline_is_no_error() {
     let server = Server::start(vec![Act::Close(4404)]).await;
     let shared = shared(&server, &[]);
     assert_eq!(
-        Euler::new(shared.clone()).look("ada").await,
-        Ok(Sighting::Offline)
+        Euler::new(shared.clone()).find("ada", Urgency::Room).await,
+        Ok(None)
     );
     assert_eq!(shared.open_sockets(), 0);
 }
@@ -415,12 +423,12 @@ async fn v2_is_asked_for_where_v3_is_refused() {
         let server = Server::start(vec![refusal, Act::Wait]).await;
         let shared = shared(&server, &[]);
         assert!(matches!(
-            Euler::new(shared.clone()).look("ada").await,
-            Ok(Sighting::Live(_))
+            Euler::new(shared.clone()).find("ada", Urgency::Room).await,
+            Ok(Some(_))
         ));
         assert!(matches!(
-            Euler::new(shared).look("bob").await,
-            Ok(Sighting::Live(_))
+            Euler::new(shared).find("bob", Urgency::Room).await,
+            Ok(Some(_))
         ));
         let asked: Vec<_> = server
             .queries()
@@ -440,7 +448,7 @@ async fn v2_is_asked_for_where_v3_is_refused() {
         &["--euler-raw-messages", "on"],
     ] {
         let error = Euler::new(shared(&server, arguments))
-            .look("ada")
+            .find("ada", Urgency::Room)
             .await
             .unwrap_err();
         assert_eq!(error.retry(), Retry::Never);
@@ -467,10 +475,13 @@ async fn no_more_sockets_are_open_than_are_allowed() {
     let server = Server::start(vec![Act::Wait]).await;
     let shared = shared(&server, &["--euler-max-sockets", "1"]);
     let (mut one, mut other) = (Euler::new(shared.clone()), Euler::new(shared));
-    one.look("ada").await.unwrap();
-    assert_eq!(other.look("bob").await, Err(Error::Sockets(1)));
-    one.leave().await;
-    assert!(other.look("bob").await.is_ok());
+    one.find("ada", Urgency::Room).await.unwrap();
+    assert_eq!(
+        other.find("bob", Urgency::Room).await,
+        Err(Error::Sockets(1))
+    );
+    one.leave();
+    assert!(other.find("bob", Urgency::Room).await.is_ok());
     assert_eq!(server.queries().len(), 2);
 }
 
@@ -482,7 +493,8 @@ async fn it_can_be_stopped_in_every_phase() {
     for url in [&unread, &stalled.url] {
         let shared = shared_with(url, None, &[]);
         let mut euler = Euler::new(shared.clone());
-        let looking = tokio::time::timeout(Duration::from_millis(200), euler.look("ada"));
+        let looking =
+            tokio::time::timeout(Duration::from_millis(200), euler.find("ada", Urgency::Room));
         assert!(looking.await.is_err(), "it waits");
         assert_eq!(shared.open_sockets(), 0, "and gives back what it had");
     }
@@ -490,10 +502,10 @@ async fn it_can_be_stopped_in_every_phase() {
     let server = Server::start(vec![Act::Wait]).await;
     let shared = shared(&server, &[]);
     let mut euler = Euler::new(shared.clone());
-    let Ok(Sighting::Live(room)) = euler.look("ada").await else {
+    let Ok(Some(room)) = euler.find("ada", Urgency::Room).await else {
         panic!("not live")
     };
-    let connection = euler.enter("ada", &room).await.unwrap();
+    let connection = euler.open("ada", &room).await.unwrap();
     let (_tape, outbox, _redis) = Tape::new();
     let (outlet, stop) = (outbox.outlet(), CancellationToken::new());
     let mut session = Session::new(ROOM.to_owned(), None, now());
@@ -533,7 +545,10 @@ async fn the_proxy_is_the_only_way() {
         asked
     });
     let mut euler = Euler::new(shared_with(&server.url, Some(&proxy), &[]));
-    assert!(matches!(euler.look("ada").await, Ok(Sighting::Live(_))));
+    assert!(matches!(
+        euler.find("ada", Urgency::Room).await,
+        Ok(Some(_))
+    ));
     let asked = tunnel.await.unwrap();
     assert!(
         asked.starts_with(&format!("CONNECT {target} HTTP/1.1\r\n")),
@@ -542,7 +557,7 @@ async fn the_proxy_is_the_only_way() {
 
     let gone = "http://me:canary-pass@127.0.0.1:1";
     let error = Euler::new(shared_with(&server.url, Some(gone), &[]))
-        .look("ada")
+        .find("ada", Urgency::Room)
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Unreachable(_)), "{error}");

@@ -1,4 +1,4 @@
-//! The status table of the protocol sheet, row by row.
+//! The status table of the protocol sheet, row by row, and the key.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::*;
-use crate::ingest::budget::LONGEST_WAIT;
 
 const NOW: u64 = 1_763_800_000;
 
@@ -143,8 +142,9 @@ fn a_repeated_key_is_struck_out() {
     let signer = Signer {
         http: http::sign_client(None).unwrap(),
         base: "https://sign.example".parse().unwrap(),
+        path: SignPath::Connect,
         key: Some(SecretString::from("hunter2")),
-        budget: Arc::new(Budget::new(1)),
+        budget: Arc::new(Budget::new("euler", 1, 1)),
     };
     let error = refused(401, &[], r#"{"message":"key hunter2 is unknown"}"#);
     let text = signer.without_key(error).to_string();

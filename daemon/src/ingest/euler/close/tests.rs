@@ -25,22 +25,22 @@ fn every_close_code_has_its_meaning() {
         (1005, Retry::Policy, "closed"),
         (1006, Retry::Policy, "closed"),
         (1011, Retry::Policy, "closed"),
-        (4005, Retry::Wait, "stream_end"),
+        (4005, Retry::Poll, "stream_end"),
         (4006, Retry::Policy, "closed"),
         (4400, Retry::Never, "refused"),
         (4401, Retry::Never, "refused"),
         (4403, Retry::Never, "refused"),
-        (4404, Retry::Wait, "stream_end"),
+        (4404, Retry::Poll, "stream_end"),
         (4429, Retry::Long, "limited"),
         (4500, Retry::Policy, "closed"),
-        (4555, Retry::AtOnce, "renewed"),
+        (4555, Retry::Policy, "renewed"),
         (4556, back_off, "closed"),
         (4557, back_off, "closed"),
         (4999, Retry::Policy, "closed"),
     ] {
         let end = end(code, None);
         assert_eq!((end.reason, end.close_code), (reason, Some(code)));
-        assert_eq!(retry_after_end(&end), retry, "{code} after it had worked");
+        assert_eq!(retry_after(code), retry, "{code} on an open socket");
         let error = Error::Closed {
             code,
             message: None,
@@ -49,13 +49,6 @@ fn every_close_code_has_its_meaning() {
         assert_eq!(error.close_code(), Some(code));
         assert!(error.to_string().contains(&code.to_string()));
     }
-    for reason in ["silent", "lost", "protocol"] {
-        assert_eq!(retry_after_end(&End::of(reason)), Retry::Policy);
-    }
-    for reason in ["renewed", "room_changed"] {
-        assert_eq!(retry_after_end(&End::of(reason)), Retry::AtOnce);
-    }
-    assert_eq!(retry_after_end(&End::of("stream_end")), Retry::Wait);
 }
 
 #[test]
@@ -113,7 +106,7 @@ fn the_key_is_struck_out_of_whatever_is_said() {
 #[test]
 fn our_own_limits_and_changes_have_a_class_too() {
     for (error, retry, reason) in [
-        (Error::Sockets(25), Retry::Wait, "euler_sockets"),
+        (Error::Sockets(25), Retry::Poll, "euler_sockets"),
         (Error::NoRoom("x".to_owned()), Retry::Policy, "euler_failed"),
         (
             Error::Unreachable("x".to_owned()),
@@ -125,7 +118,7 @@ fn our_own_limits_and_changes_have_a_class_too() {
                 asked: "1".to_owned(),
                 found: "2".to_owned(),
             },
-            Retry::AtOnce,
+            Retry::Policy,
             "room_changed",
         ),
     ] {

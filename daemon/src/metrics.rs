@@ -1,0 +1,155 @@
+//! What the daemon counts and measures: every name, in one place, with its unit and labels.
+//!
+//! Comes in: facts that the stages state through the `metrics` crate. Goes out: `GET /metrics` on
+//! `HEALTH_ADDR`, in Prometheus' text format. Labels are categories with few values; there is never
+//! a creator, a room or a user among them, so the number of series does not grow with the traffic,
+//! and nothing personal or secret can be in them. Counts begin at 0 with the process.
+//!
+//! A stage adds its names to its own block below, and describes them in [`describe`].
+
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+// ---- process
+
+/// Gauge, always 1; label `version`.
+pub const BUILD_INFO: &str = "ttlc_build_info";
+/// Gauge: resident memory in bytes.
+pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
+
+// ---- redis
+
+/// Counter of commands that failed; label `stage`.
+pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
+
+// ---- ingest: creators, connections, upstream's limits
+
+/// Gauge of creators by `state`: `waiting`, `connecting`, `standby`, `live`, `error`.
+pub const CREATORS: &str = "ttlc_ingest_creators";
+/// Gauge of open connections by `provider`.
+pub const CONNECTIONS: &str = "ttlc_ingest_connections";
+/// Counter of attempts that failed, by `provider` and `reason` (category of the lifecycle events).
+pub const ATTEMPTS_FAILED: &str = "ttlc_ingest_attempts_failed_total";
+/// Counter of connections that are over, by `provider` and `reason`.
+pub const DISCONNECTS: &str = "ttlc_ingest_disconnects_total";
+/// Counter of connections made, by `provider` and `reason` (`start`, `reconnect`).
+pub const CONNECTS: &str = "ttlc_ingest_connects_total";
+/// Counter of changes of the provider, by the `provider` that takes over.
+pub const PROVIDER_CHANGES: &str = "ttlc_ingest_provider_changes_total";
+/// Counter of messages taken from upstream, by `provider`.
+pub const MESSAGES: &str = "ttlc_ingest_messages_total";
+/// Counter of messages that upstream sent again and that were dropped, by `provider`.
+pub const REPEATS: &str = "ttlc_ingest_repeats_total";
+/// Counter of frames and messages that could not be read, by `provider`.
+pub const MALFORMED: &str = "ttlc_ingest_malformed_total";
+/// Counter of rooms lost to another daemon.
+pub const LEASES_LOST: &str = "ttlc_ingest_leases_lost_total";
+/// Counter of creators' tasks that panicked and were started again.
+pub const TASKS_RESTARTED: &str = "ttlc_ingest_tasks_restarted_total";
+/// Counter of commands of the control stream by `command`: `track`, `untrack`, `bad`.
+pub const COMMANDS: &str = "ttlc_ingest_commands_total";
+/// Gauge of requests that may be made at once, by `host`: `tiktok_web`, `tiktok_webcast`, `euler`
+/// (signing and sockets: one account).
+pub const BUDGET_LEFT: &str = "ttlc_ingest_budget_left";
+/// Histogram in seconds of the wait for a request's turn, by `host`.
+pub const BUDGET_WAIT: &str = "ttlc_ingest_budget_wait_seconds";
+/// Counter of answers "too many requests" by `host` and `label` (`minute`, `hour`, `day`, `other`).
+pub const UPSTREAM_LIMITED: &str = "ttlc_ingest_upstream_limited_total";
+
+/// Bounds of histograms in seconds: from a fast script to a time-out.
+const SECONDS: [f64; 10] = [
+    0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
+];
+/// How often the exporter tidies its samples.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The recorder of this process, for [`crate::http`] to show.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Installs the recorder. Call once, first of all; what is counted before is lost.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn install() -> Result<Self, BuildError> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+            .install_recorder()?;
+        describe();
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Self(handle))
+    }
+
+    /// All metrics, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        if let Some(bytes) = resident_memory() {
+            gauge!(RESIDENT_MEMORY).set(bytes);
+        }
+        self.0.render()
+    }
+
+    /// Tidies up for ever; without it histograms would grow while nobody asks.
+    pub async fn upkeep(self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.0.run_upkeep();
+        }
+    }
+}
+
+/// What each name means, for `# HELP`.
+fn describe() {
+    describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
+    describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
+    describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_gauge!(CREATORS, "Followed creators, by state");
+    describe_gauge!(CONNECTIONS, "Open connections to rooms");
+    describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");
+    describe_counter!(DISCONNECTS, "Connections to rooms that are over");
+    describe_counter!(CONNECTS, "Connections to rooms that were made");
+    describe_counter!(PROVIDER_CHANGES, "Changes to another provider");
+    describe_counter!(MESSAGES, "Messages taken from rooms");
+    describe_counter!(REPEATS, "Messages sent again by upstream and dropped");
+    describe_counter!(MALFORMED, "Frames and messages that cannot be read");
+    describe_counter!(LEASES_LOST, "Rooms lost to another daemon");
+    describe_counter!(TASKS_RESTARTED, "Creators' tasks that panicked");
+    describe_counter!(COMMANDS, "Commands of the control stream");
+    describe_gauge!(BUDGET_LEFT, "Requests that may be made at once");
+    describe_histogram!(BUDGET_WAIT, Unit::Seconds, "Wait for a request's turn");
+    describe_counter!(UPSTREAM_LIMITED, "Answers of upstream: too many requests");
+}
+
+/// Resident memory in bytes, where the system tells it.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floats; memory is far below 2^53"
+)]
+fn resident_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kib * 1024) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::counter;
+
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let metrics = Metrics::install().unwrap();
+        counter!(REDIS_ERRORS, "stage" => "test").increment(3);
+        let text = metrics.render();
+        assert!(
+            text.contains("ttlc_redis_errors_total{stage=\"test\"} 3"),
+            "{text}"
+        );
+        assert!(text.contains("# HELP ttlc_redis_errors_total"), "{text}");
+        assert!(Metrics::install().is_err(), "one recorder a process");
+    }
+}
