@@ -211,6 +211,7 @@ mod tests {
 
     fn failure(reason: &'static str, retry: Retry) -> Failure {
         Failure {
+            close_code: None,
             reason,
             detail: String::new(),
             stream_id: None,

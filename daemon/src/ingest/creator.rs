@@ -578,6 +578,7 @@ impl Creator {
     fn publish_failure(&mut self, room: &Room, failure: Failure) -> Failure {
         let attempt = self.reconnect.failures() + 1;
         let data = Lifecycle {
+            close_code: failure.close_code,
             detail: Some(failure.detail.clone()),
             ..self.lifecycle(room, attempt, failure.reason)
         };

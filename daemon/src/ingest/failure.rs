@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::direct::room;
 use super::direct::{dial, sign};
+use super::euler;
 use super::provider::{End, Room};
 use super::reconnect::{Reconnect, at_least};
 
@@ -23,6 +24,8 @@ pub(super) struct Failure {
     /// The room, if one was found.
     pub(super) stream_id: Option<String>,
     pub(super) retry: Retry,
+    /// The close code of a socket that was open.
+    pub(super) close_code: Option<u16>,
 }
 
 /// When to try again.
@@ -48,6 +51,7 @@ impl Failure {
             detail: "TikTok knows nobody of this name".to_owned(),
             stream_id: None,
             retry: Retry::Poll,
+            close_code: None,
         }
     }
 
@@ -63,6 +67,7 @@ impl Failure {
             detail: error.to_string(),
             stream_id,
             retry,
+            close_code: None,
         }
     }
 
@@ -73,6 +78,7 @@ impl Failure {
             detail: "the creator is not in this room any more".to_owned(),
             stream_id: Some(room.id.clone()),
             retry: Retry::Policy,
+            close_code: None,
         }
     }
 
@@ -92,6 +98,7 @@ impl Failure {
             detail: error.to_string(),
             stream_id: Some(room.id.clone()),
             retry,
+            close_code: None,
         }
     }
 
@@ -102,6 +109,18 @@ impl Failure {
             detail: error.to_string(),
             stream_id: Some(stream_id),
             retry: Retry::Policy,
+            close_code: None,
+        }
+    }
+
+    /// No connection by way of Euler.
+    pub(super) fn to_euler(error: &euler::Error, room: Option<&Room>) -> Self {
+        Self {
+            reason: error.reason(),
+            detail: error.to_string(),
+            stream_id: room.map(|room| room.id.clone()),
+            retry: error.retry(),
+            close_code: error.close_code(),
         }
     }
 
@@ -112,7 +131,8 @@ impl Failure {
             reason: end.reason,
             detail: format!("no message arrived{}", detail.unwrap_or_default()),
             stream_id: Some(stream_id),
-            retry: Retry::Policy,
+            retry: end.close_code.map_or(Retry::Policy, euler::retry_after),
+            close_code: end.close_code,
         }
     }
 

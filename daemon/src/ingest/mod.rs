@@ -6,7 +6,7 @@
 //!
 //! In the order of the data: `options` says whom to follow, `command` and `tracked` change that
 //! while the daemon runs, `creator` is one task for each, `provider` is the seam behind which rooms
-//! are read and `choice` says by whom, `direct` speaks TikTok's protocol, `session` numbers the
+//! are read and `choice` says by whom, `direct` speaks TikTok's protocol and `euler` Euler Stream's, `session` numbers the
 //! messages, `outbox` publishes them; `budget`, `failure`, `lease`, `reconnect` and `status` beside.
 //!
 //! On a crash the messages of the last moments are lost (they were acknowledged on receipt, as
@@ -18,6 +18,7 @@ mod choice;
 mod command;
 mod creator;
 mod direct;
+mod euler;
 mod failure;
 mod lease;
 mod options;
@@ -25,6 +26,7 @@ mod outbox;
 mod provider;
 mod reconnect;
 mod session;
+mod socket;
 mod status;
 mod tracked;
 
@@ -37,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use self::budget::Budget;
 pub use self::choice::Which;
 use self::creator::Parts;
+pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion};
 use self::lease::Leases;
 use self::options::Settings;
 pub use self::options::{Invalid, Options, SignPath, Switch};
@@ -74,6 +77,7 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         policy,
         limits,
         preference,
+        euler,
     } = settings;
     // A minute's worth at once: who starts with many live rooms reads them at once.
     let account = Arc::new(Budget::new(
@@ -81,8 +85,12 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         limits.euler_per_minute,
         limits.euler_per_minute,
     ));
-    let direct = direct::Shared::new(&upstream, limits, account).map_err(Error::Client)?;
+    let direct = direct::Shared::new(&upstream, limits, account.clone()).map_err(Error::Client)?;
+    let euler = upstream
+        .key
+        .map(|key| euler::Shared::new(euler, key, direct.dialer(), account));
     let providers = Providers {
+        euler: euler.map(Arc::new),
         direct: Arc::new(direct),
     };
     // Whether clients can be made shows here, and not in each creator's task.

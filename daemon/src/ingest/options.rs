@@ -11,6 +11,7 @@ use url::Url;
 
 use super::choice::{Preference, Which};
 use super::direct::proxy::Proxy;
+use super::euler;
 
 /// TikTok is asked no more often than this whether a creator is live.
 const POLITE_POLL: u64 = 30;
@@ -54,6 +55,9 @@ pub struct Options {
     /// Where the sign server is
     #[arg(long, env = "EULER_API_URL", default_value = "https://api.eulerstream.com", value_parser = base_url)]
     pub euler_api_url: Url,
+    /// Euler's sockets
+    #[command(flatten)]
+    pub euler: euler::Options,
     /// Give a creator up after this many failed attempts in a row; 0 = never
     #[arg(long, env = "RECONNECT_MAX_ATTEMPTS", default_value = "0")]
     pub reconnect_max_attempts: u32,
@@ -100,6 +104,7 @@ pub(super) struct Settings {
     pub(super) policy: Policy,
     pub(super) limits: Limits,
     pub(super) preference: Preference,
+    pub(super) euler: euler::Settings,
 }
 
 /// How often upstream is asked, by all creators together.
@@ -168,6 +173,9 @@ pub enum Invalid {
     /// The key cannot be sent.
     #[error("EULER_API_KEY: not a key, it has characters that no header may have")]
     Key,
+    /// Euler's socket cannot be reached like this.
+    #[error(transparent)]
+    Euler(#[from] euler::Invalid),
     /// The provider needs a key.
     #[error("EULER_API_KEY is empty: provider `euler` needs one (INGEST_PROVIDER)")]
     NoKey,
@@ -230,6 +238,7 @@ impl Options {
                 euler_per_minute: self.sign_requests_per_minute,
             },
             preference,
+            euler: self.euler.check()?,
         })
     }
 }

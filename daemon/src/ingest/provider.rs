@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Urgency;
 use super::choice::Which;
 use super::direct::{self, Direct, Entered};
+use super::euler::{self, Euler};
 use super::failure::Failure;
 use super::outbox::{Outlet, Parcel};
 use super::session::Session;
@@ -110,11 +111,14 @@ pub(super) trait Delivery: Send {
 #[derive(Clone)]
 pub(super) struct Providers {
     pub(super) direct: Arc<direct::Shared>,
+    /// Only with a key.
+    pub(super) euler: Option<Arc<euler::Shared>>,
 }
 
 /// One creator's ways to its rooms.
 pub(super) struct Sources {
     direct: Direct,
+    euler: Option<Euler>,
 }
 
 impl Sources {
@@ -122,6 +126,7 @@ impl Sources {
     pub(super) fn new(providers: Providers) -> Result<Self, String> {
         Ok(Self {
             direct: Direct::new(providers.direct)?,
+            euler: providers.euler.map(Euler::new),
         })
     }
 
@@ -134,12 +139,28 @@ impl Sources {
     pub(super) async fn look_by(
         &mut self,
         which: Which,
-        _name: &str,
+        name: &str,
         seen: Result<Sighting, Failure>,
     ) -> Result<Sighting, Failure> {
-        match which {
-            Which::Direct | Which::Euler => seen,
-        }
+        let (Which::Euler, Some(euler)) = (which, &mut self.euler) else {
+            return seen;
+        };
+        let known = match seen {
+            Ok(Sighting::Live(room)) => room,
+            Err(_) => Room::default(),
+            Ok(other) => return Ok(other),
+        };
+        Ok(match euler.look(name, Urgency::Room).await? {
+            Sighting::Live(room) if room.id == known.id => Sighting::Live(Room {
+                unique_id: room.unique_id.or(known.unique_id),
+                owner_id: room.owner_id.or(known.owner_id),
+                owner_nickname: room.owner_nickname.or(known.owner_nickname),
+                title: room.title.or(known.title),
+                started_at: room.started_at.or(known.started_at),
+                ..room
+            }),
+            other => other,
+        })
     }
 
     /// Opens the connection to a room.
@@ -149,8 +170,13 @@ impl Sources {
         name: &str,
         room: &Room,
     ) -> Result<Connection, Failure> {
-        match which {
-            Which::Direct | Which::Euler => {
+        match (which, &mut self.euler) {
+            (Which::Euler, Some(euler)) => {
+                let connection = euler.enter(name, room).await?;
+                Ok(Connection::Euler(Box::new(connection)))
+            }
+            // Without a key there is no other way.
+            (Which::Direct | Which::Euler, _) => {
                 let entered = self.direct.enter(name, room).await?;
                 Ok(Connection::Direct(Box::new(entered)))
             }
@@ -172,24 +198,31 @@ impl Sources {
     }
 
     /// Closes what a look has opened and nobody has entered.
-    pub(super) fn leave(&mut self) {}
+    pub(super) fn leave(&mut self) {
+        if let Some(euler) = &mut self.euler {
+            euler.leave();
+        }
+    }
 }
 
 /// A connection of any provider.
 pub(super) enum Connection {
     Direct(Box<Entered>),
+    Euler(Box<euler::Connection>),
 }
 
 impl Delivery for Connection {
     fn room_id(&self) -> &str {
         match self {
             Self::Direct(connection) => connection.room_id(),
+            Self::Euler(connection) => connection.room_id(),
         }
     }
 
     fn backlog(&mut self, session: &mut Session) -> Parcel {
         match self {
             Self::Direct(connection) => connection.backlog(session),
+            Self::Euler(connection) => connection.backlog(session),
         }
     }
 
@@ -203,6 +236,7 @@ impl Delivery for Connection {
     ) -> End {
         match self {
             Self::Direct(connection) => connection.run(session, first, outlet, silence, stop).await,
+            Self::Euler(connection) => connection.run(session, first, outlet, silence, stop).await,
         }
     }
 }

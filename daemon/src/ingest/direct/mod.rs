@@ -6,8 +6,8 @@
 
 mod device;
 pub(super) mod dial;
-mod frame;
-mod http;
+pub(super) mod frame;
+pub(super) mod http;
 pub(super) mod proxy;
 pub(super) mod room;
 pub(super) mod sign;
@@ -21,8 +21,6 @@ use rustls_platform_verifier::ConfigVerifierExt as _;
 use tokio_util::sync::CancellationToken;
 
 use self::device::Device;
-use self::dial::Dialer;
-use self::proxy::Proxy;
 use self::room::{Host, Lookout};
 use self::sign::Signer;
 use super::budget::{Budget, Urgency};
@@ -31,15 +29,15 @@ use super::options::{Limits, Upstream};
 use super::outbox::{Outlet, Parcel};
 use super::provider::{Delivery, End, Room, Sighting, Source};
 use super::session::Session;
+use super::socket::Dialer;
 use crate::proto::frames::FetchResult;
 
 /// What all creators share: hosts with their budgets, settings, certificates.
 pub(super) struct Shared {
     web: Host,
     webcast: Host,
-    proxy: Option<Proxy>,
     signer: Signer,
-    tls: Arc<rustls::ClientConfig>,
+    dialer: Dialer,
 }
 
 impl Shared {
@@ -58,10 +56,17 @@ impl Shared {
         Ok(Self {
             web: host("tiktok_web", &upstream.web),
             webcast: host("tiktok_webcast", &upstream.webcast),
-            proxy: upstream.proxy.clone(),
             signer: Signer::new(upstream, account)?,
-            tls: Arc::new(tls),
+            dialer: Dialer {
+                proxy: upstream.proxy.clone(),
+                tls: Arc::new(tls),
+            },
         })
+    }
+
+    /// The way out.
+    pub(super) fn dialer(&self) -> Dialer {
+        self.dialer.clone()
     }
 }
 
@@ -76,7 +81,7 @@ impl Direct {
     /// A visitor whom TikTok has never seen.
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, String> {
         let device = Arc::new(Device::new());
-        let http = http::web_client(&device, shared.proxy.as_ref())?;
+        let http = http::web_client(&device, shared.dialer.proxy.as_ref())?;
         Ok(Self {
             shared,
             device,
@@ -99,13 +104,8 @@ impl Direct {
             .map_err(|_| dial::Error::Address("its room id is too large"))?;
         let encrypted = self.shared.signer.is_encrypted();
         let address = dial::address(room_id, result, encrypted)?;
-        let dialer = Dialer {
-            proxy: self.shared.proxy.clone(),
-            tls: self.shared.tls.clone(),
-        };
-        dialer
-            .dial(&address, &self.device.socket_cookies(), number)
-            .await
+        let cookies = self.device.socket_cookies();
+        dial::dial(&self.shared.dialer, &address, &cookies, number).await
     }
 
     /// TikTok has blocked this visitor: come again as another one.

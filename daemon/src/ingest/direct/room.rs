@@ -24,8 +24,8 @@ const API_LIMIT: usize = 1024 * 1024;
 
 /// `status` of a user, a live room or a room.
 const LIVE: i64 = 2;
-const PAUSED: i64 = 3;
-const ENDED: i64 = 4;
+pub(in crate::ingest) const PAUSED: i64 = 3;
+pub(in crate::ingest) const ENDED: i64 = 4;
 
 /// `statusCode` of the API for a name that nobody has.
 const USER_NOT_FOUND: i64 = 19_881_007;
@@ -361,7 +361,7 @@ fn account(info: &Value) -> Account {
 }
 
 /// Seconds (or milliseconds) since 1970; 0 is none.
-fn time(value: &Value) -> Option<Timestamp> {
+pub(in crate::ingest) fn time(value: &Value) -> Option<Timestamp> {
     integer(value)
         .filter(|&time| time > 0)
         .map(|time| Timestamp::from_millis(in_millis(time)))
@@ -373,7 +373,7 @@ fn integer(value: &Value) -> Option<i64> {
 }
 
 /// A text that is not empty, also one that is written as a number.
-fn filled(value: &Value) -> Option<String> {
+pub(in crate::ingest) fn filled(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => {
             Some(text.trim().chars().take(500).collect())

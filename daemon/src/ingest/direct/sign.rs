@@ -23,7 +23,7 @@ use crate::proto::frames::FetchResult;
 /// A fetch result with its history is some 10 kB.
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
 /// The wait after a 429 that does not say how long.
-pub(super) const UNTOLD_WAIT: Duration = Duration::from_mins(1);
+pub(in crate::ingest) const UNTOLD_WAIT: Duration = Duration::from_mins(1);
 /// No server is believed that wants longer: quotas are per day at most.
 const LONGEST_WAIT: Duration = Duration::from_hours(25);
 
@@ -257,7 +257,7 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], unix_now: u64) -> Erro
 }
 
 /// How long the server wants us to wait: `Retry-After` in seconds, else until a reset time.
-pub(super) fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
+pub(in crate::ingest) fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
     let number = |name| text(headers, name)?.trim().parse::<u64>().ok();
     // Older servers give seconds from now under `RateLimit-Reset`, newer ones a point in time.
     let until = |reset: u64| {
@@ -281,7 +281,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .filter(|text| !text.is_empty())
 }
 
-pub(super) fn unix_now() -> u64 {
+pub(in crate::ingest) fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
