@@ -2,8 +2,9 @@
 //!
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
-//! [`hop`](self::hop) (from raw entries to events), [`control`](self::control) (who is followed),
-//! [`trim`](self::trim) (what leaves the streams), `safety` (settings of Redis that lose events).
+//! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
+//! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
+//! `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
@@ -18,6 +19,7 @@
 //! | `ttlc:fence:{room}` | the last owner, and a number that rises with each new one | 30 days after the last claim |
 //! | `ttlc:seq:{room}` | the highest `seqNo` given out in the room | 30 days after the last message |
 //! | `ttlc:seen:{room}` | the latest messages of the room, by `seqNo`: what TikTok may send again | 1 hour after the last message |
+//! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
@@ -38,6 +40,7 @@
 pub mod consumer;
 pub mod control;
 pub mod hop;
+pub mod redrive;
 pub mod rooms;
 mod safety;
 pub mod trim;

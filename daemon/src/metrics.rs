@@ -73,6 +73,25 @@ pub const GROUP_PENDING: &str = "ttlc_group_pending";
 /// Counter of times that a stream was trimmed without a group that is too far behind; label `group`.
 pub const GROUP_SKIPPED: &str = "ttlc_group_skipped_total";
 
+// ---- storage
+
+/// Counter of events stored; no label.
+pub const STORAGE_EVENTS: &str = "ttlc_storage_events_total";
+/// Counter of entries that were stored already; no label.
+pub const STORAGE_DUPLICATES: &str = "ttlc_storage_duplicates_total";
+/// Counter of entries that a replay showed; no label.
+pub const STORAGE_REPLAYED: &str = "ttlc_storage_replayed_total";
+/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `id_collision`).
+pub const STORAGE_REJECTED: &str = "ttlc_storage_rejected_total";
+/// Counter of events of days without a partition: an alarm; no label.
+pub const STORAGE_DEFAULT_PARTITION: &str = "ttlc_storage_default_partition_total";
+/// Counter of pending entries that were trimmed away: an alarm; no label.
+pub const STORAGE_TRIMMED: &str = "ttlc_storage_trimmed_unread_total";
+/// Histogram of the time a batch takes from reading to the acknowledgement, in seconds; no label.
+pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
+/// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
+pub const DEAD_LETTERS: &str = "ttlc_dead_letters_total";
+
 /// Bounds of histograms in seconds: from a fast script to a time-out.
 const SECONDS: [f64; 10] = [
     0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
@@ -147,6 +166,25 @@ fn describe() {
     describe_gauge!(GROUP_LAG, "Entries that a group has not read");
     describe_gauge!(GROUP_PENDING, "Entries read and not acknowledged");
     describe_counter!(GROUP_SKIPPED, "Times a group too far behind was left out");
+
+    describe_counter!(STORAGE_EVENTS, "Events stored");
+    describe_counter!(STORAGE_DUPLICATES, "Entries that were stored already");
+    describe_counter!(STORAGE_REPLAYED, "Entries that a replay showed");
+    describe_counter!(
+        STORAGE_REJECTED,
+        "Entries that could not be stored, by reason"
+    );
+    describe_counter!(
+        STORAGE_DEFAULT_PARTITION,
+        "Events of days without a partition"
+    );
+    describe_counter!(STORAGE_TRIMMED, "Unread entries that were trimmed away");
+    describe_histogram!(
+        STORAGE_BATCH,
+        Unit::Seconds,
+        "From reading a batch to its acknowledgement"
+    );
+    describe_counter!(DEAD_LETTERS, "Dead letters copied to Postgres, by stage");
 }
 
 /// Resident memory in bytes, where the system tells it.

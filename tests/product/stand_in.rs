@@ -118,12 +118,14 @@ fn wrong_arguments_are_refused_by_name() {
         (&["--fault", "room-a=dance"], "--fault"),
         (&["--fault", r#"nobody={"captcha":{"times":1}}"#], "nobody"),
         (&["--captures", "nowhere"], "nowhere"),
+        (&["--speed=1"], "--captures"),
+        (&["--rooms=0"], "--captures"),
         (&["--rate", "-1"], "--rate"),
         (&["--rooms", "many"], "--rooms"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_upstream"));
         command.env_clear();
-        if arguments[0] != "--captures" {
+        if !["--captures", "--speed=1", "--rooms=0"].contains(&arguments[0]) {
             command.arg("--captures").arg(fixtures().join("captures"));
         }
         let output = command.args(arguments).output().unwrap();

@@ -3,7 +3,7 @@
 //! In: a creator's name, a key and options, all in the query of `GET /`. Out: the same running
 //! broadcast that TikTok's socket shows, with the same message ids, as JSON in the wanted schema
 //! version or as raw push frames; refusals and ends as close codes. `options` reads and judges the
-//! query, `socket` plays, [`rest`] answers over HTTP, `quota` counts requests.
+//! query, `socket` plays, `rest` answers over HTTP, `quota` counts requests.
 
 pub(crate) mod options;
 pub(crate) mod quota;

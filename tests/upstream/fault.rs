@@ -10,6 +10,90 @@ use serde::Deserialize;
 
 use crate::ledger::Provider;
 
+/// One JSON example of every fault, and what it does; part of the help text.
+pub const EXAMPLES: [(&str, &str); 20] = [
+    (
+        r#"{"playback": {"afterFrames": 10, "act": "drop"}}"#,
+        r#"no close frame; also: "reset" (TCP), "hang", "halfFrame", "deaf" (heartbeats unanswered)"#,
+    ),
+    (
+        r#"{"playback": {"act": {"close": {"code": 1011, "reason": "oops"}}}}"#,
+        "a close frame",
+    ),
+    (
+        r#"{"on": {"provider": "euler", "afterFrames": 5, "act": "hang"}}"#,
+        r#"any act, for the sockets of one provider: "direct" or "euler""#,
+    ),
+    (
+        r#"{"playback": {"act": {"resend": {"count": 6, "history": true}}}}"#,
+        "the last messages once more, flagged as history or not",
+    ),
+    (
+        r#"{"playback": {"act": {"streak": {"coins": 5, "counts": [1, 3, 2], "ended": true}}}}"#,
+        "a gift streak, counts in this order",
+    ),
+    (
+        r#"{"playback": {"act": "restart"}}"#,
+        "a new room id without an end",
+    ),
+    (
+        r#"{"playback": {"act": {"interrupt": {"ms": 500}}}}"#,
+        "offline for a while, then the same room",
+    ),
+    (
+        r#"{"playback": {"act": {"pause": {"ms": 500}}}}"#,
+        "status 3 for a while",
+    ),
+    (
+        r#"{"playback": {"act": {"control": {"action": 9}}}}"#,
+        "a control message",
+    ),
+    (
+        r#"{"playback": {"act": "end"}}"#,
+        "the broadcast ends; the next one has to be started",
+    ),
+    (
+        r#"{"playback": {"act": {"gzipBomb": {"mebibytes": 64}}}}"#,
+        r#"also: "wrongHeader", {"frame": {"bytes": BASE64}}"#,
+    ),
+    (
+        r#"{"playback": {"act": {"text": {"text": "{\"timestamp\":"}}}}"#,
+        "a text message, whatever it says",
+    ),
+    (
+        r#"{"playback": {"act": {"message": {"method": "WebcastNewMessage", "payload": "/w=="}}}}"#,
+        "a message in the middle of the next frame",
+    ),
+    (
+        r#"{"http": {"place": "sign", "times": 2, "trouble": {"status": {"status": 429, "retryAfter": 3, "label": "rate_limit_account_day"}}}}"#,
+        "any status; places: page, api, roomInfo, sign, roomId, socket, eulerSocket",
+    ),
+    (
+        r#"{"http": {"place": "sign", "times": 1, "trouble": {"status": {"status": 503, "retryAfter": {"date": 60}}}}}"#,
+        "Retry-After as a date",
+    ),
+    (
+        r#"{"http": {"place": "api", "skip": 1, "times": 1, "trouble": "stall"}}"#,
+        r#"also: "empty", "html", "verify", "brokenJson", "reset", {"slow": {"ms": 50}}"#,
+    ),
+    (
+        r#"{"eulerClose": {"times": 1, "code": 4556}}"#,
+        "Euler accepts and closes at once",
+    ),
+    (
+        r#"{"sign": {"times": 1, "refusal": "missingCookie"}}"#,
+        r#"also: "missingCursor", "garbage", {"status": {"status": 500}}"#,
+    ),
+    (
+        r#"{"handshake": {"times": 1, "message": "DEVICE_BLOCKED", "status": 415}}"#,
+        "a handshake refused as TikTok does it",
+    ),
+    (
+        r#"{"captcha": {"times": 1}}"#,
+        "page and API ask for a captcha",
+    ),
+];
+
 /// Something that goes wrong. Counted from when the fault is added; one-shot unless it says so.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]

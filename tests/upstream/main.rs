@@ -10,36 +10,26 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::ensure;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
-use upstream::{Fault, Load, Pace, Record, Script, Upstream};
+use upstream::{Fault, Load, Pace, Record, Script, Upstream, fault};
 
 const HELP: &str = "\
 Set TIKTOK_WEB_URL, TIKTOK_WEBCAST_URL and EULER_API_URL to the address that is printed, \
 EULER_WS_URL to the same with ws://. GET /stand-in/state shows what goes on; \
-POST /stand-in/broadcasts/CREATOR/end and …/start end a broadcast and begin one.
+POST /stand-in/broadcasts/CREATOR/end and …/start end a broadcast and begin the next one.
 
 Faults are JSON, for --fault and for POST /stand-in/faults/CREATOR:
-  {\"playback\": {\"afterFrames\": 10, \"act\": \"drop\"}}
-      acts: drop, reset, hang, halfFrame, deaf, wrongHeader, restart, end,
-      {\"close\": {\"code\": 1011}}, {\"resend\": {\"count\": 6, \"history\": true}},
-      {\"interrupt\": {\"ms\": 500}}, {\"pause\": {\"ms\": 500}}, {\"control\": {\"action\": 9}},
-      {\"streak\": {\"coins\": 5, \"counts\": [1, 3, 2], \"ended\": true}},
-      {\"gzipBomb\": {\"mebibytes\": 64}}, {\"text\": {\"text\": \"…\"}},
-      {\"frame\": {\"bytes\": BASE64}}, {\"message\": {\"method\": \"…\", \"payload\": BASE64}}
-  {\"on\": {\"provider\": \"euler\", \"act\": \"hang\"}}
-      the same for the sockets of one provider: direct or euler
-  {\"http\": {\"place\": \"sign\", \"times\": 2, \"trouble\": {\"status\": {\"status\": 429, \"retryAfter\": 3}}}}
-      places: page, api, roomInfo, sign, roomId, socket, eulerSocket
-      troubles: empty, html, verify, brokenJson, stall, reset, {\"slow\": {\"ms\": 50}}, {\"status\": …}
-  {\"eulerClose\": {\"times\": 1, \"code\": 4556}}
-  {\"sign\": {\"times\": 1, \"refusal\": \"missingCookie\"}}  or missingCursor, garbage
-  {\"handshake\": {\"times\": 1, \"message\": \"DEVICE_BLOCKED\", \"status\": 415}}
-  {\"captcha\": {\"times\": 1}}";
+";
+
+fn help() -> String {
+    let examples = fault::EXAMPLES.map(|(json, meaning)| format!("  {json}\n      {meaning}"));
+    format!("{HELP}{}", examples.join("\n"))
+}
 
 #[derive(Parser)]
 #[command(
     name = "upstream",
     about = "A stand-in for TikTok's webcast servers and Euler's that plays captures and makes load",
-    after_help = HELP
+    after_help = help()
 )]
 struct Arguments {
     /// Where to listen; port 0 picks a free one
@@ -117,6 +107,10 @@ async fn main() -> anyhow::Result<()> {
     };
     script = script.load(arguments.rooms, &load);
     script.euler.keys.extend(arguments.euler_key);
+    ensure!(
+        !script.creators.is_empty(),
+        "--rooms 0 without --captures leaves nobody to play"
+    );
     script.listen = arguments.listen;
     script.laps = arguments.laps;
     script.offline_pause = Duration::from_millis(arguments.offline_pause_ms);

@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::{
     Stage,
     door::Cut,
+    euler::options::plain,
     fault::{Place, RetryAfter, Trouble},
     fresh,
     ledger::Provider,
@@ -114,7 +115,7 @@ pub(crate) async fn verify() -> Html<&'static str> {
 fn target(stage: &Stage, request: &Request) -> Option<(Place, Arc<Room>)> {
     let query = Query::of(request.uri());
     let path = request.uri().path();
-    let name = |name: &str| stage.room(name.trim_start_matches('@'));
+    let name = |name: &str| stage.room(plain(name));
     let id = |id: Option<&str>| stage.room_by_id(id.unwrap_or_default());
     if path == "/" {
         Some((Place::EulerSocket, name(query.get("uniqueId")?)?))

@@ -195,6 +195,7 @@ impl Creator {
         let Some(mut seen) = stop.or(self.sources.look(&self.name, urgency)).await else {
             return Outcome::Stopped;
         };
+        let mut shown = None;
         if let Ok(Sighting::Live(room)) = &seen {
             // Before anything that costs: whoever reads the room already shall go on.
             let id = room.id.clone();
@@ -203,6 +204,7 @@ impl Creator {
                 Claimed::Late => return Outcome::Again,
                 Claimed::Stopped => return Outcome::Stopped,
             }
+            shown = Some(id);
         }
         let looking = Box::pin(self.sources.look_by(which, &self.name, seen));
         seen = match stop.or(looking).await {
@@ -225,7 +227,14 @@ impl Creator {
                     );
                     room
                 }
-                _ => return self.failed_look(failure, stop).await,
+                _ => {
+                    let stream_id = failure.stream_id.clone().or(shown);
+                    let failure = Failure {
+                        stream_id,
+                        ..failure
+                    };
+                    return self.failed_look(failure, stop).await;
+                }
             },
         };
         let paused = room.paused;

@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use self::budget::Budget;
 pub use self::choice::Which;
 use self::creator::Parts;
+pub use self::direct::frames::{Frames, Taken};
 pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion};
 use self::lease::Leases;
 use self::options::Settings;

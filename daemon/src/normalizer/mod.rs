@@ -17,6 +17,8 @@ mod decoded;
 mod gift;
 mod json;
 mod lifecycle;
+mod limits;
+mod lines;
 mod map;
 mod object;
 mod run;
@@ -25,6 +27,7 @@ mod text;
 mod user;
 mod validate;
 
+pub use lines::Lines;
 pub use map::normalize;
 pub use run::{Error, Options, run};
 pub use validate::{Contract, SchemaError};

@@ -11,14 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use shared::raw::Envelope;
 use shared::streams::GROUP_NORMALIZER;
 use shared::time::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Contract, Reason, Rejection, SchemaError, normalize};
+use super::{Contract, Reason, Rejection, SchemaError, limits, normalize};
 use crate::bus::{
     self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, LEASE, Outcome, Owner, RENEW, Role,
 };
@@ -228,8 +227,7 @@ impl Shard {
             return Err(unreadable(&"the entry was trimmed before it was read"));
         }
         guarded(|| {
-            let envelope =
-                Envelope::from_fields(|field| entry.get(field)).map_err(|e| unreadable(&e))?;
+            let envelope = limits::envelope(|field| entry.get(field))?;
             let event = normalize(&envelope)?;
             Ok(Outcome::Event {
                 json: self.contract.json(&event)?,
@@ -250,7 +248,7 @@ fn unreadable(error: &dyn std::fmt::Display) -> Rejection {
 
 /// Turns a panic into a rejection. There should be none; but the message that causes one would
 /// come again after every restart, and nothing behind it would ever be read.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
     // Nothing is changed by the work that somebody could see half done.
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(unreadable(&"the normalizer panicked on it")))

@@ -1,11 +1,11 @@
 //! The storage writer: the one stage that persists canonical events.
 //!
 //! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
-//! and what follows from them in `creators`, `streams`, `sessions` and `users`; every table is
-//! described in `docs/contracts/storage.md`. Read in the order an entry takes: [`row`] reads it,
-//! [`writer`] gathers a batch and settles it, [`batch`] is the transaction, [`rooms`] and
-//! [`users`] are what it keeps up to date beside the events. [`database`] connects, [`migrate`] and
-//! [`partitions`] prepare the tables.
+//! and what follows from them in `creators`, `streams`, `sessions`, `users` and the statistics;
+//! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
+//! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
+//! [`rooms`], [`users`], [`statistics`] and [`gaps`] are what it keeps up to date beside the events.
+//! [`dead_letters`] keeps what no stage could process. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
 //!   and not acknowledged comes again and changes nothing: rows that exist are skipped, and
@@ -18,12 +18,16 @@
 //!   which of two batches is committed first.
 
 mod batch;
+mod check;
 mod database;
+pub mod dead_letters;
+mod gaps;
 mod migrate;
 mod outage;
 mod partitions;
 mod rooms;
 mod row;
+mod statistics;
 mod users;
 mod writer;
 
@@ -124,6 +128,14 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     let mut tasks = JoinSet::new();
     tasks.spawn(partitions::keep(database.clone(), stop.clone()));
     for shard in 0..bus.names().shards() {
+        let name = options.storage_consumer.clone();
+        tasks.spawn(dead_letters::keep(
+            database.clone(),
+            bus.clone(),
+            shard,
+            name,
+            stop.clone(),
+        ));
         let writer = writer::Writer::new(&options, database.clone(), bus.clone(), shard);
         tasks.spawn(writer.run(stop.clone()));
     }

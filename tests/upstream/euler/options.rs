@@ -91,7 +91,7 @@ impl Options {
 }
 
 /// A name out of `@name` or a live URL.
-fn plain(wanted: &str) -> &str {
+pub(crate) fn plain(wanted: &str) -> &str {
     let rest = wanted.trim();
     let rest = rest.strip_prefix("https://www.tiktok.com/").unwrap_or(rest);
     let rest = rest.split('?').next().unwrap_or(rest);

@@ -289,7 +289,8 @@ async fn refusals_are_close_codes_or_statuses() {
     let fault = r#"{"http": {"place": "eulerSocket", "times": 1, "trouble":
         {"status": {"status": 429, "retryAfter": 7, "label": "rate_limit_account_day"}}}}"#;
     upstream.fault("room-d", serde_json::from_str(fault).unwrap());
-    match open(&upstream, good).await.unwrap_err() {
+    let by_url = good.replace("room-d", "https%3A%2F%2Fwww.tiktok.com%2F%40room-d%2Flive");
+    match open(&upstream, &by_url).await.unwrap_err() {
         tungstenite::Error::Http(answer) => {
             assert_eq!(answer.status(), 429);
             assert_eq!(answer.headers()["retry-after"], "7");

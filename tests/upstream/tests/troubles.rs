@@ -325,3 +325,11 @@ fn faults_are_read_from_json() {
     }
     assert!(fault(r#"{"playback": {"act": "dance"}}"#).is_err());
 }
+
+#[test]
+fn every_example_is_a_fault() {
+    for (json, _) in fault::EXAMPLES {
+        let fault = serde_json::from_str::<Fault>(json);
+        assert!(fault.is_ok(), "{json}: {fault:?}");
+    }
+}

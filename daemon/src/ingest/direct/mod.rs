@@ -7,6 +7,7 @@
 mod device;
 pub(super) mod dial;
 pub(super) mod frame;
+pub(super) mod frames;
 pub(super) mod http;
 pub(super) mod proxy;
 pub(super) mod room;

@@ -48,6 +48,20 @@ fn names_lead_to_their_field_in_every_spelling() {
 }
 
 #[test]
+fn every_name_of_the_table_is_found() {
+    let mut names = 0;
+    for shape in SHAPES {
+        assert!(shape.names.is_sorted(), "{}", shape.name);
+        for (name, field, _) in shape.names {
+            assert_eq!(Folded::of(name).unwrap().as_bytes(), name.as_bytes());
+            assert!(*field < shape.fields.len(), "{} {name}", shape.name);
+            names += 1;
+        }
+    }
+    assert!(names > 400, "{names}");
+}
+
+#[test]
 fn the_newest_name_counts_where_there_are_several() {
     let chat = json!({"comment": "old", "content": "new", "user": {"userId": "1", "id": "2"}});
     assert_eq!(payload("WebcastChatMessage", &chat)["message"], "new");
