@@ -20,6 +20,7 @@ mod options;
 mod outbox;
 mod reconnect;
 mod session;
+mod spool;
 mod status;
 
 use std::sync::Arc;
@@ -34,8 +35,9 @@ use self::lease::Leases;
 use self::options::Settings;
 pub use self::options::{Invalid, Options};
 use self::outbox::{Outbox, Raw};
+use self::spool::Spool;
 use self::status::Board;
-use crate::bus::{Bus, Owner};
+use crate::bus::Bus;
 
 /// For closing sockets and publishing what is in hand, from the moment of being told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
@@ -46,6 +48,9 @@ pub enum Error {
     /// A setting is wrong.
     #[error(transparent)]
     Settings(#[from] Invalid),
+    /// The spool's folder cannot be used.
+    #[error(transparent)]
+    Spool(#[from] spool::Unusable),
     /// The network clients cannot be made, as without any certificates on the system.
     #[error("{0}")]
     Client(String),
@@ -60,7 +65,9 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         upstream,
         policy,
         signs_per_minute,
+        spool,
     } = options.check()?;
+    let spool = Spool::open(&spool)?;
     let shared = Arc::new(direct::Shared::new(&upstream, signs_per_minute).map_err(Error::Client)?);
     if upstream.key.is_none() {
         tracing::info!(
@@ -68,13 +75,14 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             "EULER_API_KEY is not set: the sign server allows few requests without it"
         );
     }
-    let leases = Leases::new(bus.clone(), Owner::new());
+    let leases = Leases::new(bus.clone(), spool.owner());
     let leases_stop = CancellationToken::new();
     let leases_task = tokio::spawn(leases.clone().keep(leases_stop.clone()));
-    let outbox = Outbox::new(Raw {
+    let raw = Raw {
         bus: bus.clone(),
         leases: leases.clone(),
-    });
+    };
+    let outbox = Outbox::new(raw, spool);
     let board = Board::default();
     let mut tasks = JoinSet::new();
     for name in creators {

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::direct::proxy::Proxy;
+use super::spool;
 
 /// TikTok is asked no more often than this whether a creator is live.
 const POLITE_POLL: u64 = 30;
@@ -57,6 +58,9 @@ pub struct Options {
     /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
     #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
     pub upstream_proxy: Option<SecretString>,
+    /// Where messages wait while Redis is away.
+    #[command(flatten)]
+    pub spool: spool::Options,
 }
 
 /// Settings that were checked and fit together.
@@ -67,6 +71,7 @@ pub(super) struct Settings {
     pub(super) policy: Policy,
     /// Requests to the sign server per minute, at least 1.
     pub(super) signs_per_minute: u32,
+    pub(super) spool: spool::Options,
 }
 
 /// Where TikTok and its sign server are, and how they are reached.
@@ -165,6 +170,7 @@ impl Options {
                 silence: Duration::from_secs(self.silent_socket_seconds),
             },
             signs_per_minute: self.sign_requests_per_minute,
+            spool: self.spool,
         })
     }
 }

@@ -7,9 +7,11 @@ use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::*;
-use crate::bus;
+use crate::bus::{self, Memory, Published, RoomBatch};
 use crate::ingest::direct::dial::{FRAME_LIMIT, limits};
 use crate::ingest::outbox::{Outbox, Sink};
+use crate::ingest::spool::Spool;
+use crate::ingest::spool::log::Limits;
 use crate::proto::frames::{BaseMessage, EnterRoom, FetchResult, Heartbeat, PushFrame};
 use crate::proto::webcast::ControlMessage;
 
@@ -24,14 +26,31 @@ struct Tape {
 }
 
 impl Sink for Tape {
-    async fn publish(&self, envelopes: &[Envelope]) -> Result<(), bus::Error> {
+    fn token(&self, _: &str) -> Option<u64> {
+        Some(1)
+    }
+
+    async fn publish(&self, batches: &[RoomBatch<'_>]) -> Result<Published, bus::Error> {
         if *self.away.borrow() {
             return Err(bus::Error::Address);
         }
-        self.envelopes
-            .send_modify(|all| all.extend_from_slice(envelopes));
-        Ok(())
+        self.envelopes.send_modify(|all| {
+            all.extend(
+                batches
+                    .iter()
+                    .flat_map(|batch| batch.envelopes.iter().copied().cloned()),
+            );
+        });
+        Ok(Published::default())
     }
+
+    async fn claim(&self, _: &str) -> Result<Option<Memory>, bus::Error> {
+        Ok(None)
+    }
+
+    async fn release(&self, _: &str) {}
+
+    fn lose(&self, _: &str) {}
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), bus::Error> {
         self.letters.send_modify(|all| all.push(letter.clone()));
@@ -61,7 +80,7 @@ impl Stage {
             envelopes: watch::Sender::default(),
             letters: watch::Sender::default(),
         };
-        let outbox = Outbox::new(tape.clone());
+        let outbox = Outbox::new(tape.clone(), Spool::memory(Limits::default()));
         let (outlet, stop) = (outbox.outlet(), CancellationToken::new());
         let told = stop.clone();
         let client = tokio::spawn(async move {

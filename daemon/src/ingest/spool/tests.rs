@@ -1,0 +1,1 @@
+//! The spool against real files, a model and a real Redis.
