@@ -259,6 +259,7 @@ impl Outbox {
         } = self;
         let log = outlet.log.clone();
         drop(outlet);
+        log.tell_gaps(true);
         closing.cancel();
         let for_redis = if writer.is_some() {
             deadline.checked_sub(FOR_THE_DISK).unwrap_or(deadline)
@@ -295,6 +296,18 @@ impl Outbox {
                 bytes,
                 "what is not published waits in the spool"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+impl Outbox {
+    /// As a crash ends it; the log has been told.
+    pub(super) async fn crash(self) {
+        self.publisher.abort();
+        let _ = self.publisher.await;
+        if let Some(writer) = self.writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
     }
 }

@@ -133,6 +133,9 @@ pub(super) struct State {
     /// The disk does not take anything.
     pub(super) broken: bool,
     pub(super) closing: bool,
+    /// As if the process were gone: nothing is written any more.
+    #[cfg(test)]
+    pub(super) crashed: bool,
     damages: u64,
     rooms: HashMap<String, Room>,
     /// From before the start; given away once.
@@ -325,7 +328,7 @@ impl Log {
     }
 
     /// Tells runs of dropped numbers that are older than a second, or all of them.
-    pub(super) fn tell_gaps(&self, all: bool) {
+    pub(in crate::ingest) fn tell_gaps(&self, all: bool) {
         let mut state = self.state();
         if state.runs.is_empty() {
             return;
@@ -415,17 +418,18 @@ impl Log {
         let from = self.state().window_end;
         let read = self.read(from, u64::MAX)?;
         let mut state = self.state();
-        if read.damaged {
-            state.damages += 1;
-            counter!(names::SPOOL_DAMAGED).increment(1);
+        let before = state.damages;
+        if read.damages > 0 {
+            state.damages += read.damages;
+            counter!(names::SPOOL_DAMAGED).increment(read.damages);
             tracing::error!(
                 stage = "ingest",
                 position = from,
                 "the spool is damaged, going on behind it"
             );
         }
-        let damages = state.damages;
         for item in read.items {
+            let damages = before + item.damages;
             state.window_bytes += item.record.len() + OVERHEAD;
             state.window.push_back(Kept {
                 item: Item { damages, ..item },
@@ -463,7 +467,7 @@ impl Log {
             // Somebody has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Read {
-                    damaged: true,
+                    damages: 1,
                     ..Read::nothing(segment.end().min(until))
                 });
             }
@@ -522,6 +526,17 @@ impl Log {
             items.push(kept.item.clone());
         }
         items
+    }
+
+    /// As a crash does: the writer ends at once. Returns what is lost by it.
+    #[cfg(test)]
+    pub(in crate::ingest) fn crash(&self) -> Vec<Item> {
+        let mut state = self.state();
+        (state.closing, state.crashed) = (true, true);
+        let lost = state.pending.iter().map(|kept| kept.item.clone()).collect();
+        drop(state);
+        self.wake.notify_all();
+        lost
     }
 
     /// Tells how things are.
@@ -593,8 +608,8 @@ impl State {
 pub(in crate::ingest) struct Read {
     pub(in crate::ingest) items: Vec<Item>,
     pub(in crate::ingest) end: u64,
-    /// Something between or behind them was no record.
-    pub(in crate::ingest) damaged: bool,
+    /// Places between, before or behind them that are no record.
+    pub(in crate::ingest) damages: u64,
 }
 
 impl Read {
@@ -626,7 +641,7 @@ pub(super) fn read_records(file: &File, segment: Segment, at: u64, until: u64) -
         while !cut(&bytes[offset..])
             && let Some((skipped, length)) = record::next(&bytes[offset..])
         {
-            read.damaged |= skipped > 0;
+            read.damages += u64::from(skipped > 0);
             let start = at + (offset + skipped) as u64;
             offset += skipped + length;
             read.end = at + offset as u64;
@@ -634,12 +649,12 @@ pub(super) fn read_records(file: &File, segment: Segment, at: u64, until: u64) -
                 start,
                 end: read.end,
                 record: bytes.slice(offset - length..offset),
-                damages: 0,
+                damages: read.damages,
             });
         }
         let rest = &bytes[offset..];
         if whole {
-            read.damaged |= !rest.is_empty() || (length as u64) < wanted;
+            read.damages += u64::from(!rest.is_empty() || (length as u64) < wanted);
             read.end = stop;
             return Ok(read);
         }

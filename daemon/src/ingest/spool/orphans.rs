@@ -160,7 +160,7 @@ impl Orphans {
                 done: None,
             };
             let read = read_records(&File::open(dir.join(room))?, segment, at, u64::MAX)?;
-            if read.damaged {
+            if read.damages > 0 {
                 tracing::error!(
                     stage = "ingest",
                     stream_id = room,

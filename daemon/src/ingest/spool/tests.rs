@@ -1,1 +1,6 @@
-//! The spool against real files, a model and a real Redis.
+//! The spool with its outbox: against a model of Redis, on real files, and with a real Redis.
+
+mod files;
+mod model;
+mod redis;
+mod rig;

@@ -52,6 +52,10 @@ impl Writer {
         };
         loop {
             let (closing, broken) = self.wait();
+            #[cfg(test)]
+            if self.log.state().crashed {
+                return;
+            }
             if self.tidied.elapsed() >= TICK || closing {
                 self.log.tell_gaps(closing);
                 self.tidy(slot);
