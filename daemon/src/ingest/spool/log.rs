@@ -582,6 +582,9 @@ impl State {
             self.pending_bytes -= kept.item.record.len() + OVERHEAD;
             self.pending.pop_front();
         }
+        if self.pending.is_empty() {
+            self.pending_since = None;
+        }
     }
 
     fn read_pending(&self, from: u64, until: u64, bytes: usize) -> Read {

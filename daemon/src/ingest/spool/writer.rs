@@ -104,18 +104,23 @@ impl Writer {
     /// Writes and syncs what is pending now.
     fn write(&mut self, slot: &Slot) {
         loop {
-            let items = self.log.to_write(WRITE);
+            // A disk that is nearly full may take a little.
+            let broken = self.log.state().broken;
+            let size = if broken { self.log.limits.batch } else { WRITE };
+            let items = self.log.to_write(size);
             let Some(last) = items.last().map(|item| item.end) else {
+                if broken && try_disk(slot).is_ok() {
+                    self.sound_again();
+                }
                 return;
             };
             let begun = Instant::now();
             match self.write_items(slot, &items) {
                 Ok(segments) => {
                     histogram!(names::SPOOL_SYNC).record(begun.elapsed());
-                    let mut state = self.log.state();
-                    state.has_written(&segments, last);
-                    if std::mem::take(&mut state.broken) {
-                        tracing::info!(stage = "ingest", "the spool's disk takes messages again");
+                    self.log.state().has_written(&segments, last);
+                    if broken {
+                        self.sound_again();
                     }
                 }
                 Err(error) => {
@@ -164,23 +169,27 @@ impl Writer {
         Ok(Some(open.segment))
     }
 
+    fn sound_again(&self) {
+        self.log.state().broken = false;
+        tracing::info!(stage = "ingest", "the spool's disk takes messages again");
+    }
+
     fn failed(&mut self, slot: &Slot, error: &io::Error) {
         counter!(names::SPOOL_DISK_ERRORS).increment(1);
         // What was written of it is cut off where that is possible. If not, the next segment's
         // beginning says where this one ends.
-        self.open = None;
-        let (first, known) = {
-            let mut state = self.log.state();
-            let first = !std::mem::replace(&mut state.broken, true);
-            state.drop_published_pending();
-            (first, state.segments.back().copied())
+        let _ = match self.open.take() {
+            Some(open) if open.segment.length == 0 => {
+                std::fs::remove_file(slot.segment(open.segment.start))
+            }
+            Some(open) => open.file.set_len(open.segment.length),
+            None => Ok(()),
         };
-        if let Some(segment) = known {
-            let file = OpenOptions::new()
-                .write(true)
-                .open(slot.segment(segment.start));
-            let _ = file.and_then(|file| file.set_len(segment.length));
-        }
+        let first = {
+            let mut state = self.log.state();
+            state.drop_published_pending();
+            !std::mem::replace(&mut state.broken, true)
+        };
         if first {
             tracing::error!(stage = "ingest", %error,
                 "the spool's disk refuses messages: they are only in memory, trying again");
@@ -200,13 +209,17 @@ impl Writer {
             let mut bytes: u64 = state.segments.iter().map(|segment| segment.length).sum();
             let mut gone = Vec::new();
             let (scarce, broken) = (self.log.limits.disk / 100 * 75, state.broken);
+            let all_published = |segment: &Segment| segment.end() <= published;
             for segment in &mut state.segments {
-                if segment.end() > published {
-                    break;
+                if all_published(segment) {
+                    segment.done.get_or_insert_with(Instant::now);
                 }
-                let since = *segment.done.get_or_insert_with(Instant::now);
-                let old = since.elapsed() >= self.log.limits.keep;
-                if Some(segment.start) == writing || !(old || broken || bytes > scarce) {
+            }
+            for segment in &state.segments {
+                let keep = self.log.limits.keep;
+                let old = segment.done.is_some_and(|since| since.elapsed() >= keep);
+                let may_go = all_published(segment) && Some(segment.start) != writing;
+                if !may_go || !(old || broken || bytes > scarce) {
                     break;
                 }
                 bytes -= segment.length;
@@ -233,6 +246,17 @@ impl Writer {
             self.mark = mark;
         }
     }
+}
+
+/// Whether the disk takes anything, when there is nothing to write.
+fn try_disk(slot: &Slot) -> io::Result<()> {
+    let path = slot.dir().join("try");
+    let mut file = File::create(&path)?;
+    let tried = file
+        .write_all(&[0; 64 * 1024])
+        .and_then(|()| file.sync_data());
+    std::fs::remove_file(&path)?;
+    tried
 }
 
 fn create(slot: &Slot, start: u64) -> io::Result<File> {
