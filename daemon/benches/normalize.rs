@@ -52,6 +52,41 @@ fn events() -> Vec<UnifiedEvent> {
         .collect()
 }
 
+/// What Euler sends, in one of its schema versions.
+fn euler(version: u8) -> Vec<Envelope> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(
+        "../tests/fixtures/euler-ws/encoded-v{version}.ndjson"
+    ));
+    let lines = std::fs::read_to_string(path).expect("they are in tests/fixtures");
+    let any = captured().swap_remove(0);
+    let mut envelopes = Vec::new();
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
+        let mut envelope = any.clone();
+        envelope.kind = line["messages"][0]["type"]
+            .as_str()
+            .expect("a type")
+            .to_owned();
+        let data = line["messages"][0]["data"].as_object().expect("an object");
+        envelope.data = RawData::Json(data.clone());
+        envelopes.push(envelope);
+    }
+    envelopes
+}
+
+/// JSON of a message to its event; reading the text is not in it.
+#[divan::bench(args = [1, 2, 3])]
+fn normalizing_json(bencher: Bencher, version: u8) {
+    let envelopes = euler(version);
+    bencher
+        .counter(ItemsCount::new(envelopes.len()))
+        .bench_local(|| {
+            for envelope in &envelopes {
+                black_box(normalize(black_box(envelope)).is_ok());
+            }
+        });
+}
+
 /// Bytes of a message to its event.
 #[divan::bench]
 fn normalizing(bencher: Bencher) {

@@ -3,7 +3,8 @@
 //! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each,
 //! to `ttlc:events`, or a dead letter. In the order of reading: [`run`] is the stage (Redis, time,
 //! retries); [`normalize`] is the table of types and is pure; [`Contract`] checks the result
-//! against the published schema. Below these: `decode` (bytes to messages), `user`, `gift`,
+//! against the published schema. Below these: `decode` (bytes to messages; `json` makes
+//! these bytes of JSON), `user`, `gift`,
 //! `social`, `battle`, `lifecycle`, and `decoded` for messages without an event type.
 //!
 //! Crash and redelivery: publishing and acknowledging are one script, and an event depends on its
@@ -14,6 +15,7 @@ mod battle;
 mod decode;
 mod decoded;
 mod gift;
+mod json;
 mod lifecycle;
 mod map;
 mod object;

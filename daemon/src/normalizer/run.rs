@@ -124,7 +124,7 @@ impl Shard {
                 }
                 Ok(None) => {
                     stop.run_until_cancelled(tokio::time::sleep(STANDBY))
-                        .await?
+                        .await?;
                 }
                 Err(error) => wait(self.number, &error, &mut delays, stop).await?,
             }

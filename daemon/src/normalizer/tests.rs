@@ -4,6 +4,9 @@
 mod captured;
 mod check;
 mod check_raw;
-mod fixtures;
+pub(super) mod fixtures;
 mod hostile;
+mod json;
+mod methods;
+mod observed;
 mod readable;

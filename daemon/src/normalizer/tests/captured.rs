@@ -160,6 +160,15 @@ fn types_without_facts_are_decoded_too() {
         ),
         (266, json!({"taskMessageType": 1})),
         (
+            209,
+            json!({
+                "battleId": "7286183620304538401", "msgType": 2, "anchorId": "6736685278408431907",
+                "cardName": "pm_mt_boost_crit_name", "text": "Ydmqp sent 1 boosting glove",
+                "sentAt": "2023-10-04T19:18:24.000Z", "effectSeconds": 30,
+                "sendUserId": "7324744573622560111", "sendUserName": "Ydmqp",
+            }),
+        ),
+        (
             71,
             json!({"actionType": 1, "operatorUserId": "7820086191820387810"}),
         ),

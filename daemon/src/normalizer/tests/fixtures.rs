@@ -80,6 +80,21 @@ pub(super) fn encoded() -> Vec<Case> {
         .collect()
 }
 
+/// The messages of a file of Euler's envelopes, each with the file of its protobuf, where it has one.
+pub(super) fn euler(file: &str) -> Vec<(Envelope, Option<String>)> {
+    let mut messages = Vec::new();
+    for line in json_lines(&format!("euler-ws/{file}")) {
+        for message in line["messages"].as_array().unwrap() {
+            let data = RawData::Json(message["data"].as_object().unwrap().clone());
+            let kind = message["type"].as_str().unwrap();
+            let number = messages.len() as u64;
+            let fixture = line["fixture"].as_str().map(str::to_owned);
+            messages.push((envelope(kind, data, number), fixture));
+        }
+    }
+    messages
+}
+
 /// One encoded payload by its file name.
 pub(super) fn payload(file: &str) -> Case {
     encoded()
@@ -88,7 +103,7 @@ pub(super) fn payload(file: &str) -> Case {
         .unwrap()
 }
 
-pub(super) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {
+pub(in crate::normalizer) fn envelope(kind: &str, data: RawData, seq_no: u64) -> Envelope {
     Envelope {
         stream_id: "7301234567890123456".into(),
         session_id: Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001),
