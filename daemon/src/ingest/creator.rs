@@ -291,8 +291,12 @@ impl Creator {
             stop.run_until_cancelled(tokio::time::sleep(REDIS_RETRY))
                 .await?;
         };
-        let mut session = Session::new(stream_id.to_owned(), lease.memory.floor, now());
+        // What is on its way to Redis counts as much as what is there.
+        let known = self.outlet.remembered(stream_id);
+        let floor = lease.memory.floor.max(known.floor);
+        let mut session = Session::new(stream_id.to_owned(), floor, now());
         session.remember(lease.memory.seen);
+        session.remember(known.seen);
         self.session = Some(session);
         Some(())
     }

@@ -5,12 +5,12 @@
 //! Ingest interprets nothing but what its own work needs, and never writes to Postgres.
 //!
 //! In the order of the data: `options` says whom to follow, `creator` is one task for each,
-//! `direct` speaks TikTok's protocol, `session` numbers the messages, `outbox` publishes
-//! them; `failure`, `reconnect` and `status` beside.
+//! `direct` speaks TikTok's protocol, `session` numbers the messages, `spool` brings them to the
+//! disk and `outbox` to Redis; `failure`, `reconnect` and `status` beside.
 //!
-//! On a crash the messages of the last moments are lost (they were acknowledged on receipt, as
+//! On a crash the messages of the last 100 ms are lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
-//! stay open and reading pauses when the buffer is full.
+//! are read on, and messages wait in the spool.
 
 mod creator;
 mod direct;
@@ -54,6 +54,12 @@ pub enum Error {
     /// The network clients cannot be made, as without any certificates on the system.
     #[error("{0}")]
     Client(String),
+}
+
+/// What is not as it should be, for `/readyz`; ingest works all the same.
+pub fn warning() -> Option<&'static str> {
+    spool::writer::disk_refuses()
+        .then_some("the spool's disk refuses messages: they are only in memory")
 }
 
 /// Follows all creators until `stop`; network and Redis failures are retried for ever.

@@ -243,11 +243,6 @@ impl Outbox {
         self.outlet.clone()
     }
 
-    /// Whether the spool's disk takes messages, for `/readyz`.
-    pub(super) fn is_sound(&self) -> bool {
-        self.outlet.log.is_sound()
-    }
-
     /// Publishes what is left, until `deadline` or until Redis fails; the rest stays in the spool.
     /// All outlets must be gone, or it waits for them.
     pub(super) async fn close(self, deadline: Instant) {

@@ -18,7 +18,7 @@ pub(super) mod orphans;
 pub(super) mod record;
 mod slot;
 pub(super) mod worth;
-mod writer;
+pub(super) mod writer;
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -508,11 +508,6 @@ impl Log {
         self.state().orphans = bytes;
     }
 
-    /// Whether the disk takes what it is given; also true without one.
-    pub(in crate::ingest) fn is_sound(&self) -> bool {
-        !self.state().broken
-    }
-
     /// What waits to be written, up to about `bytes`.
     pub(super) fn to_write(&self, bytes: usize) -> Vec<Item> {
         let state = self.state();

@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,14 @@ use crate::metrics as names;
 const TICK: Duration = Duration::from_secs(1);
 /// Written in one go.
 const WRITE: usize = 4 * 1024 * 1024;
+
+/// For `/readyz`, which knows nothing of stages: a process has one spool.
+static REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the disk has refused the last write.
+pub(in crate::ingest) fn disk_refuses() -> bool {
+    REFUSED.load(Ordering::Relaxed)
+}
 
 /// The segment that is being written.
 struct Open {
@@ -171,6 +180,7 @@ impl Writer {
 
     fn sound_again(&self) {
         self.log.state().broken = false;
+        REFUSED.store(false, Ordering::Relaxed);
         tracing::info!(stage = "ingest", "the spool's disk takes messages again");
     }
 
@@ -190,6 +200,7 @@ impl Writer {
             state.drop_published_pending();
             !std::mem::replace(&mut state.broken, true)
         };
+        REFUSED.store(true, Ordering::Relaxed);
         if first {
             tracing::error!(stage = "ingest", %error,
                 "the spool's disk refuses messages: they are only in memory, trying again");
@@ -253,7 +264,7 @@ fn try_disk(slot: &Slot) -> io::Result<()> {
     let path = slot.dir().join("try");
     let mut file = File::create(&path)?;
     let tried = file
-        .write_all(&[0; 64 * 1024])
+        .write_all(&vec![0; 64 * 1024])
         .and_then(|()| file.sync_data());
     std::fs::remove_file(&path)?;
     tried
