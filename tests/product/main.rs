@@ -16,6 +16,7 @@ mod outages;
 mod product;
 mod reconnects;
 mod rows;
+mod spool;
 mod stand_in;
 mod stores;
 mod tracked;

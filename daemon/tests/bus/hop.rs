@@ -223,6 +223,7 @@ async fn a_full_redis_refuses_messages_and_takes_them_later() {
         stream_id: ROOM,
         token: 1,
         late: false,
+        after: None,
         envelopes: vec![&sent],
     }];
     let _: Value = redis.ask("CONFIG SET maxmemory 1").await;
