@@ -3,7 +3,7 @@
 use std::{
     process::{Command, ExitStatus},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure};
@@ -109,6 +109,18 @@ impl Daemon {
                 self.log.lines().join("\n")
             ),
         }
+    }
+
+    /// SIGTERM: it has to end by itself, with success and within this time.
+    pub(crate) fn stop_within(self, within: Duration) {
+        let (log, begun) = (self.log.clone(), Instant::now());
+        let status = self.stop().expect("it stops");
+        let took = begun.elapsed();
+        assert!(
+            status.success() && took < within,
+            "{status} after {took:?}; the log:\n{}",
+            log.lines().join("\n")
+        );
     }
 
     /// SIGKILL.

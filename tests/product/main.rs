@@ -5,11 +5,13 @@
 //! built before (`cargo xtask test` does it, or `cargo build -p daemon -p tests --bins`).
 
 mod bad_input;
+mod broadcasts;
 mod browser;
 mod captures;
 mod crashes;
 mod daemon;
 mod expected;
+mod faults;
 mod feed;
 mod leases;
 mod outages;
@@ -20,4 +22,6 @@ mod spool;
 mod stand_in;
 mod stores;
 mod tracked;
+mod unknown;
+mod watch;
 mod whole;

@@ -78,6 +78,21 @@ impl Stores {
         }
     }
 
+    /// A Redis of its own that keeps what it says it keeps, and no Postgres: for tests of ingest
+    /// and normalizer alone, which know of none.
+    pub(crate) async fn redis_only() -> Self {
+        let seat = SEATS.acquire().await.expect("never closed");
+        let redis = blocking(|| PrivateRedis::temporary(Durability::Safe)).await;
+        let redis_url = redis.url();
+        Self {
+            redis: Some(redis),
+            postgres: None,
+            redis_url,
+            database_url: "postgres://nobody@127.0.0.1:1/none".to_owned(),
+            _seat: seat,
+        }
+    }
+
     /// Servers of its own for a test that stops and kills them; what they say is kept, they keep.
     pub(crate) async fn own() -> Self {
         let seat = SEATS.acquire().await.expect("never closed");
