@@ -4,6 +4,7 @@
 //! In: recorded rooms. Out: a verdict about every single message of them. The programs have to be
 //! built before (`cargo xtask test` does it, or `cargo build -p daemon -p tests --bins`).
 
+mod attempts;
 mod bad_input;
 mod broadcasts;
 mod browser;
@@ -14,6 +15,7 @@ mod expected;
 mod faults;
 mod feed;
 mod leases;
+mod limits;
 mod outages;
 mod product;
 mod reconnects;
@@ -22,6 +24,7 @@ mod spool;
 mod stand_in;
 mod stores;
 mod tracked;
+mod trouble;
 mod unknown;
 mod watch;
 mod whole;

@@ -641,7 +641,11 @@ impl Creator {
                 // What the one was told to wait does not bind the other.
                 self.reconnect.failed()
             }
-            Verdict::GiveUp => None,
+            Verdict::GiveUp => {
+                // It counts, whatever pause it would have led to.
+                self.reconnect.failed();
+                None
+            }
         };
         let attempt = self.reconnect.failures();
         if let Some(pause) = pause {
