@@ -121,7 +121,10 @@ async fn attempts_come_later_each_time_until_messages_come_or_it_is_enough() {
     }
     // Where another configuration is needed there is one attempt, and another once it is wanted.
     let status = shows(&product, "refused", "error", "sign_refused").await;
-    assert_eq!((&status["attempt"], &status["retryAt"]), (&1.into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&status["attempt"], &status["retryAt"]),
+        (&1.into(), &serde_json::Value::Null)
+    );
     assert_eq!(product.upstream.sign_times("refused").len(), 1);
     command(&product.stores, "untrack", "refused").await;
     shows_nothing(&product, "refused").await;

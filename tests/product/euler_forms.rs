@@ -1,0 +1,233 @@
+//! Euler as the first choice: whole captures in each schema version and as TikTok's own frames
+//! give the events that the same messages give over TikTok's own socket.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::ensure;
+use serde_json::Value;
+use upstream::{Capture, Creator, Form, Provider, Script};
+
+use crate::{
+    daemon::{Daemon, PATIENCE},
+    expected,
+    product::{Product, fixtures},
+    stores::{Stores, until},
+    watch::{Raw, check, lived, raw},
+};
+
+const CAPTURE: &str = "room-a";
+const KEY: &str = "a-key-for-tests";
+
+/// How each daemon asks for it: as whom, and the settings.
+const WAYS: [(&str, [(&str, &str); 2]); 5] = [
+    (
+        "v1",
+        [
+            ("EULER_SCHEMA_VERSION", "v1"),
+            ("EULER_RAW_MESSAGES", "off"),
+        ],
+    ),
+    (
+        "v2",
+        [
+            ("EULER_SCHEMA_VERSION", "v2"),
+            ("EULER_RAW_MESSAGES", "off"),
+        ],
+    ),
+    (
+        "v3",
+        [
+            ("EULER_SCHEMA_VERSION", "auto"),
+            ("EULER_RAW_MESSAGES", "off"),
+        ],
+    ),
+    (
+        "frames",
+        [
+            ("EULER_SCHEMA_VERSION", "auto"),
+            ("EULER_RAW_MESSAGES", "on"),
+        ],
+    ),
+    (
+        "direct",
+        [("INGEST_PROVIDER", "direct"), ("INGEST_FALLBACK", "off")],
+    ),
+];
+
+/// What does not depend on the room and on how the message came.
+fn content(event: &Value) -> Value {
+    let mut payload = event["payload"].clone();
+    let fields = payload.as_object_mut().expect("an object");
+    // The form in which it came.
+    fields.remove("raw");
+    if let Some(streak) = fields.get_mut("streak").and_then(Value::as_object_mut) {
+        // Named after the room.
+        streak.remove("id");
+    }
+    serde_json::json!({
+        "eventType": event["eventType"],
+        "user": event["user"]["userId"],
+        "name": event["user"]["username"],
+        "roles": event["user"]["roles"],
+        "payload": payload,
+    })
+}
+
+/// The events of one creator by the message they came from.
+async fn events(
+    product: &Product,
+    envelopes: &[Raw],
+    creator: &str,
+) -> anyhow::Result<HashMap<usize, Value>> {
+    let room = product.upstream.sent();
+    let room: Vec<_> = room.iter().filter(|sent| sent.creator == creator).collect();
+    let lines: HashMap<_, _> = room
+        .iter()
+        .filter_map(|sent| Some((sent.msg_id, sent.line?)))
+        .collect();
+    let stream = room
+        .first()
+        .map(|sent| sent.room_id.to_string())
+        .unwrap_or_default();
+    let numbers: HashMap<_, _> = envelopes
+        .iter()
+        .filter(|entry| entry.room == stream)
+        .filter_map(|entry| Some((entry.seq_no, entry.msg_id?)))
+        .collect();
+    let mut found = HashMap::new();
+    for entry in product.stores.entries("ttlc:events").await? {
+        let event: Value = serde_json::from_str(&entry["event"])?;
+        let seq_no = event["seqNo"].as_u64().expect("a number");
+        if event["streamId"] != stream.as_str()
+            || event["payload"]["rawType"] == "GiftStreakTimeout"
+        {
+            continue;
+        }
+        if let Some(line) = numbers.get(&seq_no).and_then(|id| lines.get(id)) {
+            let twice = found.insert(*line, event);
+            ensure!(twice.is_none(), "line {line} twice: {twice:?}");
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_captures_arrive_in_every_schema_version_and_as_frames() {
+    let capture = Capture::read(&fixtures().join(format!("captures/{CAPTURE}.ndjson"))).unwrap();
+    let mut script = WAYS.iter().fold(Script::new(), |script, (name, _)| {
+        script.creator(Creator::plays(name, capture.clone()))
+    });
+    // Envelopes, single messages, lists, as text and as binary, in turn.
+    script.euler.form = Form::Mixed;
+    script.euler.keys = vec![KEY.to_owned()];
+    let settings = [("INGEST_PROVIDER", "euler"), ("EULER_API_KEY", KEY)];
+    let stores = Stores::redis_only().await;
+    let mut product = Product::prepare(script, stores, &[], &settings).await;
+    let daemons: Vec<Daemon> = WAYS
+        .iter()
+        .map(|(name, settings)| {
+            let settings = [&[("TIKTOK_UNIQUE_ID", *name)], settings.as_slice()].concat();
+            product.another("ingest", &settings).0
+        })
+        .collect();
+    for (name, _) in WAYS {
+        product.played(name).await;
+        let life = lived(
+            &product,
+            name,
+            &["CONNECTED start", "DISCONNECTED stream_end"],
+        )
+        .await;
+        let provider = if name == "direct" { "direct" } else { "euler" };
+        for (_, says, _) in life {
+            assert_eq!(says["provider"], provider, "{name}");
+        }
+    }
+    // From here on entries are trimmed once they are normalized.
+    let envelopes = raw(&product.stores).await.unwrap();
+    check(&envelopes);
+    product.start_stage("normalizer");
+    until(PATIENCE, async || {
+        let groups = product.stores.groups("ttlc:raw").await?;
+        ensure!(
+            groups
+                .iter()
+                .any(|group| group.pending == 0 && group.lag == Some(0)),
+            "{groups:?}"
+        );
+        Ok(())
+    })
+    .await;
+
+    let facts = expected::of_capture(CAPTURE);
+    let wanted = events(&product, &envelopes, "direct").await.unwrap();
+    assert_eq!(wanted.len(), 241, "all of it came directly");
+    let sent = product.upstream.sent();
+    for (name, _) in &WAYS[..4] {
+        // Of what has no id in its version it only counts how many there are.
+        let found = events(&product, &envelopes, name).await.unwrap();
+        for (line, event) in &found {
+            let (found, wanted) = (content(event), content(&wanted[line]));
+            if ["v3", "frames"].contains(name) {
+                assert_eq!(found, wanted, "{name} line {line}");
+            } else {
+                // Older versions leave fields out; what they say is the same.
+                for key in ["eventType", "user"] {
+                    assert_eq!(found[key], wanted[key], "{name} line {line}");
+                }
+                for key in ["message", "giftId", "giftCount", "coins", "count"] {
+                    let (found, wanted) = (&found["payload"][key], &wanted["payload"][key]);
+                    assert_eq!(found, wanted, "{key} of {name} line {line}");
+                }
+            }
+        }
+        let mut delivered: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut ids = std::collections::HashSet::new();
+        for one in product.upstream.deliveries() {
+            if one.creator == *name && ids.insert(one.msg_id) {
+                assert_eq!(one.provider, Provider::Euler);
+                let line = sent
+                    .iter()
+                    .find(|sent| sent.creator == *name && sent.msg_id == one.msg_id);
+                let line = line.and_then(|sent| sent.line).expect("a line");
+                *delivered
+                    .entry(expected::event_type(&facts[line]))
+                    .or_default() += 1;
+            }
+        }
+        let room = sent
+            .iter()
+            .find(|sent| sent.creator == *name)
+            .unwrap()
+            .room_id
+            .to_string();
+        let mut stored: BTreeMap<String, usize> = BTreeMap::new();
+        for entry in product.stores.entries("ttlc:events").await.unwrap() {
+            let event: Value = serde_json::from_str(&entry["event"]).unwrap();
+            let kind = event["payload"]["rawType"].as_str().unwrap();
+            if event["streamId"] == room.as_str() && kind.starts_with("Webcast") {
+                let kind = event["eventType"].as_str().unwrap().to_owned();
+                *stored.entry(kind).or_default() += 1;
+            }
+        }
+        let stored: BTreeMap<_, _> = stored
+            .iter()
+            .map(|(kind, count)| (kind.as_str(), *count))
+            .collect();
+        assert_eq!(stored, delivered, "{name}");
+        let total: usize = delivered.values().sum();
+        let least = match *name {
+            "frames" => 241,
+            "v1" => 150,
+            _ => 200,
+        };
+        assert!(total >= least, "{name}: {total} of {least}");
+    }
+    let letters = product.stores.entries("ttlc:dlq").await.unwrap();
+    assert!(letters.is_empty(), "{letters:?}");
+    assert!(product.upstream.arrived(KEY));
+    for daemon in daemons {
+        assert!(daemon.stop().unwrap().success());
+    }
+    product.stop();
+}
