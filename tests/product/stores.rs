@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -32,7 +32,17 @@ pub(crate) struct Stores {
     pub(crate) postgres: Option<PrivatePostgres>,
     redis_url: String,
     database_url: String,
+    /// What has been read of `ttlc:raw`.
+    pub(crate) seen: tokio::sync::Mutex<Seen>,
     _seat: SemaphorePermit<'static>,
+}
+
+/// What has been read of a stream, and how far: long streams are read once, and trimming makes
+/// nothing unseen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) last: Option<String>,
+    pub(crate) entries: Vec<Arc<crate::watch::Raw>>,
 }
 
 /// An entry of a Redis stream.
@@ -74,6 +84,7 @@ impl Stores {
             postgres: None,
             redis_url,
             database_url: url.into(),
+            seen: tokio::sync::Mutex::default(),
             _seat: seat,
         }
     }
@@ -89,6 +100,7 @@ impl Stores {
             postgres: None,
             redis_url,
             database_url: "postgres://nobody@127.0.0.1:1/none".to_owned(),
+            seen: tokio::sync::Mutex::default(),
             _seat: seat,
         }
     }
@@ -109,6 +121,7 @@ impl Stores {
             postgres: Some(postgres),
             redis_url,
             database_url,
+            seen: tokio::sync::Mutex::default(),
             _seat: seat,
         }
     }
@@ -134,13 +147,23 @@ impl Stores {
 
     /// All entries that are in a stream now.
     pub(crate) async fn entries(&self, stream: &str) -> anyhow::Result<Vec<Entry>> {
-        let entries: Vec<(String, Entry)> = redis::cmd("XRANGE")
+        let entries = self.entries_after(stream, "-").await?;
+        Ok(entries.into_iter().map(|(_, fields)| fields).collect())
+    }
+
+    /// Entries from here on, with their ids; `(id` for what comes after that one.
+    pub(crate) async fn entries_after(
+        &self,
+        stream: &str,
+        from: &str,
+    ) -> anyhow::Result<Vec<(String, Entry)>> {
+        let entries = redis::cmd("XRANGE")
             .arg(stream)
-            .arg("-")
+            .arg(from)
             .arg("+")
             .query_async(&mut self.redis().await?)
             .await?;
-        Ok(entries.into_iter().map(|(_, fields)| fields).collect())
+        Ok(entries)
     }
 
     /// The groups of a stream; none when there is no such stream.

@@ -56,7 +56,7 @@ fn troubled() -> Vec<Creator> {
 async fn slowest(product: &Product, creator: &str) -> anyhow::Result<Duration> {
     let came: HashMap<_, _> = raw(&product.stores)
         .await?
-        .into_iter()
+        .iter()
         .filter_map(|entry| Some((entry.msg_id?, entry.ingested_at)))
         .collect();
     let took = product
