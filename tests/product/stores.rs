@@ -147,20 +147,23 @@ impl Stores {
 
     /// All entries that are in a stream now.
     pub(crate) async fn entries(&self, stream: &str) -> anyhow::Result<Vec<Entry>> {
-        let entries = self.entries_after(stream, "-").await?;
+        let entries = self.entries_after(stream, "-", usize::MAX >> 1).await?;
         Ok(entries.into_iter().map(|(_, fields)| fields).collect())
     }
 
-    /// Entries from here on, with their ids; `(id` for what comes after that one.
+    /// So many entries from here on, with their ids; `(id` for what comes after that one.
     pub(crate) async fn entries_after(
         &self,
         stream: &str,
         from: &str,
+        count: usize,
     ) -> anyhow::Result<Vec<(String, Entry)>> {
         let entries = redis::cmd("XRANGE")
             .arg(stream)
             .arg(from)
             .arg("+")
+            .arg("COUNT")
+            .arg(count)
             .query_async(&mut self.redis().await?)
             .await?;
         Ok(entries)

@@ -20,6 +20,9 @@ use crate::{
     stores::{Entry, Stores, until},
 };
 
+/// Entries that are read at a time: messages can be large.
+const PART: usize = 200;
+
 /// An entry of `ttlc:raw`.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
@@ -68,11 +71,18 @@ impl Raw {
 /// All that has been in `ttlc:raw` so far.
 pub(crate) async fn raw(stores: &Stores) -> anyhow::Result<Vec<Arc<Raw>>> {
     let mut seen = stores.seen.lock().await;
-    let from = seen.last.as_ref().map(|last| format!("({last}"));
-    let from = from.as_deref().unwrap_or("-");
-    for (id, entry) in stores.entries_after("ttlc:raw", from).await? {
-        seen.last = Some(id);
-        seen.entries.push(Arc::new(Raw::of(&entry)));
+    loop {
+        let from = seen.last.as_ref().map(|last| format!("({last}"));
+        let from = from.as_deref().unwrap_or("-");
+        let entries = stores.entries_after("ttlc:raw", from, PART).await?;
+        let whole = entries.len() < PART;
+        for (id, entry) in entries {
+            seen.last = Some(id);
+            seen.entries.push(Arc::new(Raw::of(&entry)));
+        }
+        if whole {
+            break;
+        }
     }
     Ok(seen.entries.clone())
 }
