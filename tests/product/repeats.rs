@@ -92,7 +92,7 @@ async fn history_is_new_once_and_never_again() {
     };
     until(PATIENCE, async || {
         let count = repeats().await?;
-        ensure!(count >= HISTORY as f64, "{count} repeats");
+        ensure!(count >= HISTORY as u64, "{count} repeats");
         Ok(())
     })
     .await;
@@ -113,7 +113,7 @@ async fn history_is_new_once_and_never_again() {
         product.start_stage("ingest");
         until(PATIENCE, async || {
             let count = repeats().await?;
-            ensure!(count >= HISTORY as f64, "{count} repeats");
+            ensure!(count >= HISTORY as u64, "{count} repeats");
             let now = raw(&product.stores).await?.len();
             ensure!(now > entries + 20, "{now} entries");
             Ok(())

@@ -173,8 +173,8 @@ pub(crate) fn free_address() -> String {
     listener.local_addr().expect("an address").to_string()
 }
 
-/// The sum of a metric's values whose labels hold all of these (`host="euler"`).
-pub(crate) async fn metric(address: &str, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
+/// The sum of a metric's values, without fractions, whose labels hold all of these (`host="euler"`).
+pub(crate) async fn metric(address: &str, name: &str, labels: &[&str]) -> anyhow::Result<u64> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let url = format!("http://{address}/metrics");
     let text = reqwest::get(url).await?.error_for_status()?.text().await?;
@@ -182,7 +182,10 @@ pub(crate) async fn metric(address: &str, name: &str, labels: &[&str]) -> anyhow
         let (series, value) = line.rsplit_once(' ')?;
         let (found, of) = series.split_once('{').unwrap_or((series, ""));
         let fits = found == name && labels.iter().all(|label| of.contains(label));
-        fits.then(|| value.parse::<f64>().expect("a number"))
+        fits.then(|| {
+            let whole = value.split('.').next().unwrap_or(value);
+            whole.parse::<u64>().expect("a number")
+        })
     });
     let values: Vec<_> = values.collect();
     ensure!(!values.is_empty(), "no {name} {labels:?} in:\n{text}");
