@@ -147,4 +147,4 @@ fn start(settings: &[(String, String)], log: &Log, subcommand: &str) -> anyhow::
 }
 
 /// How long a whole capture may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(35);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
