@@ -15,6 +15,7 @@ mod outages;
 mod product;
 mod reconnects;
 mod rows;
+mod secrets;
 mod stand_in;
 mod stores;
 mod whole;
