@@ -1,9 +1,8 @@
 //! Secrets never leave: canaries go in as every secret there is, and come out nowhere.
 //!
 //! The stand-in repeats what it was asked in refusals, close reasons and messages, as servers do.
-//! What is looked through: each line that the daemon writes (`LOG_LEVEL=debug`,
-//! `RUST_LOG=trace`), its
-//! health addresses, everything in Redis, every row in Postgres. First it is made sure that the
+//! What is looked through: each line that the daemon writes (`LOG_LEVEL=debug`, `RUST_LOG=trace`),
+//! its health addresses, everything in Redis, every row in Postgres. First it is made sure that the
 //! canaries went where they belong, or the rest would prove nothing.
 
 use std::sync::{Arc, Mutex};
