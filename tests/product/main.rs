@@ -17,6 +17,7 @@ mod product;
 mod reconnects;
 mod rows;
 mod spool;
+mod secrets;
 mod stand_in;
 mod stores;
 mod tracked;
