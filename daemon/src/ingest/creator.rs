@@ -736,3 +736,6 @@ impl Drop for Open {
 fn now() -> Timestamp {
     Clock::now().into()
 }
+
+#[cfg(test)]
+mod tests;
