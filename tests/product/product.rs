@@ -74,6 +74,7 @@ impl Product {
             ("TIKTOK_WEB_URL", base.clone()),
             ("TIKTOK_WEBCAST_URL", base.clone()),
             ("EULER_API_URL", base),
+            ("EULER_WS_URL", upstream.euler_ws_url()),
             ("REDIS_URL", stores.redis_url().to_owned()),
             ("DATABASE_URL", stores.database_url().to_owned()),
             ("OFFLINE_POLL_SECONDS", "1".to_owned()),
