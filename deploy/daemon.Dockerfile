@@ -19,10 +19,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 ttlc
+    && useradd --system --uid 10001 ttlc && install -d -o ttlc -g ttlc /var/lib/ttlc
 COPY --from=build /usr/local/bin/ttlc /usr/local/bin/ttlc
 USER ttlc
 ENV HEALTH_ADDR=127.0.0.1:9090
+# A volume of ingest: what it has received outlives the container.
+ENV SPOOL_DIR=/var/lib/ttlc/spool
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["ttlc", "healthcheck"]
 ENTRYPOINT ["ttlc"]
 CMD ["run"]

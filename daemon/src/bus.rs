@@ -23,7 +23,8 @@
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
-//! | `ttlc:normalizer` | what the normalizer remembers: open gift streaks, totals of likes | as the normalizer says |
+//! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
+//! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
 //! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot.
 //!
@@ -46,6 +47,7 @@ mod safety;
 pub mod trim;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -57,7 +59,7 @@ use shared::time::Timestamp;
 
 pub use self::consumer::{Consumer, Entry};
 pub use self::control::Tracked;
-pub use self::hop::{Batch, Hop, Outcome, Role, State};
+pub use self::hop::{Batch, Hop, Hopped, Outcome, Role, State};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};
 
 /// No command takes longer than this, but for the time a read is told to wait.
@@ -80,6 +82,11 @@ if known then
     and (ARGV[3] == 'standby' or (status.state == 'live' and ARGV[3] ~= 'live')) then return end
 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[4])";
+
+/// The list of gifts, for all shards.
+const GIFTS: &str = "ttlc:gifts";
+/// How long it is kept, in seconds: it is fetched anew every day.
+const GIFTS_TTL: i64 = 7 * 24 * 3600;
 
 /// Redis did not do what it was asked. Always infrastructure: wait and retry.
 #[derive(Debug, thiserror::Error)]
@@ -234,6 +241,26 @@ impl Bus {
         Ok(redis::cmd("DEL")
             .arg(status_key(creator))
             .exec_async(&mut self.manager.clone())
+            .await?)
+    }
+
+    /// Puts a list of gifts by their ids in place of the last one, for the normalizer: each as
+    /// JSON `{name, coins, imageUrl}`. Forgotten a week after it was last put.
+    pub async fn put_gifts(&self, gifts: &[(String, String)]) -> Result<(), Error> {
+        let mut commands = redis::pipe();
+        commands.atomic().del(GIFTS).ignore();
+        if !gifts.is_empty() {
+            commands.hset_multiple(GIFTS, gifts).ignore();
+            commands.expire(GIFTS, GIFTS_TTL).ignore();
+        }
+        Ok(commands.exec_async(&mut self.manager.clone()).await?)
+    }
+
+    /// The list of gifts by their ids, as it was put; empty when there is none.
+    pub async fn gifts(&self) -> Result<HashMap<String, String>, Error> {
+        Ok(redis::cmd("HGETALL")
+            .arg(GIFTS)
+            .query_async(&mut self.manager.clone())
             .await?)
     }
 

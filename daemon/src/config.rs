@@ -42,6 +42,15 @@ pub enum Command {
     Normalize,
     /// Apply the database migrations and exit
     Migrate(storage::DatabaseOptions),
+    /// Remove what is older than the retention, and exit
+    Prune {
+        /// Where it is.
+        #[command(flatten)]
+        database: storage::DatabaseOptions,
+        /// What goes.
+        #[command(flatten)]
+        retention: storage::RetentionOptions,
+    },
     /// Look at what could not be processed, and put it back
     DeadLetters {
         /// What to do.

@@ -52,6 +52,9 @@ async fn ready(State(bus): State<Bus>) -> (StatusCode, String) {
             for sentence in bus.unsafe_settings().await.unwrap_or_default() {
                 text.extend(["warning: ", &sentence, "\n"]);
             }
+            if let Some(sentence) = crate::ingest::warning() {
+                text.extend(["warning: ", sentence, "\n"]);
+            }
             (StatusCode::OK, text)
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),

@@ -56,6 +56,14 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Normalize => return tokio::task::block_in_place(normalize_lines),
         Command::Migrate(database) => return Ok(storage::migrate(&database).await?),
+        Command::Prune {
+            database,
+            retention,
+        } => {
+            let pruned = storage::prune(&database, &retention).await?;
+            tracing::info!(?pruned, "pruned");
+            return Ok(());
+        }
         Command::DeadLetters { command } => {
             let mut out = std::io::stdout();
             return Ok(storage::dead_letters::execute(command, &mut out).await?);

@@ -92,6 +92,54 @@ pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
 /// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
 pub const DEAD_LETTERS: &str = "ttlc_dead_letters_total";
 
+// ---- normalizer
+
+/// Counter of events published; label `type`, an `eventType`.
+pub const NORMALIZER_EVENTS: &str = "ttlc_normalizer_events_total";
+/// Counter of messages that became no event; label `reason`, as in the dead letters.
+pub const NORMALIZER_REJECTED: &str = "ttlc_normalizer_rejected_total";
+/// Counter of gift streaks concluded without their end.
+pub const NORMALIZER_TIMEOUTS: &str = "ttlc_normalizer_streak_timeouts_total";
+/// Gauge: gift streaks that go on; label `shard`.
+pub const NORMALIZER_STREAKS: &str = "ttlc_normalizer_streaks_open";
+/// Gauge: 1 where this process normalizes, 0 where it stands by; label `shard`.
+pub const NORMALIZER_ACTIVE: &str = "ttlc_normalizer_active";
+/// Histogram in seconds: decoding, mapping and checking a message; the mean of each batch.
+pub const NORMALIZER_MESSAGE: &str = "ttlc_normalizer_message_seconds";
+/// Histogram in seconds: checking an event against the contract and writing its JSON; a sample.
+pub const NORMALIZER_VALIDATION: &str = "ttlc_normalizer_validation_seconds";
+/// Histogram in seconds: publishing a batch.
+pub const NORMALIZER_HOP: &str = "ttlc_normalizer_hop_seconds";
+
+// ---- spool
+
+/// Gauge: bytes on the disk, published ones included.
+pub const SPOOL_BYTES: &str = "ttlc_spool_bytes";
+/// Gauge: bytes that are not published yet, in memory or on the disk.
+pub const SPOOL_BACKLOG: &str = "ttlc_spool_backlog_bytes";
+/// Gauge: bytes of messages whose room another daemon has.
+pub const SPOOL_ORPHANS: &str = "ttlc_spool_orphan_bytes";
+/// Gauge: 1 while the disk refuses messages.
+pub const SPOOL_BROKEN: &str = "ttlc_spool_broken";
+/// Gauge: age of the oldest message that is not published, in seconds.
+pub const SPOOL_AGE: &str = "ttlc_spool_oldest_age_seconds";
+/// Counter of messages and dead letters taken in.
+pub const SPOOL_RECORDS: &str = "ttlc_spool_records_total";
+/// Counter of messages dropped because the spool was full; label `class`.
+pub const SPOOL_DROPPED: &str = "ttlc_spool_dropped_total";
+/// Counter of damaged places that were skipped.
+pub const SPOOL_DAMAGED: &str = "ttlc_spool_damaged_total";
+/// Counter of writes that the disk refused.
+pub const SPOOL_DISK_ERRORS: &str = "ttlc_spool_disk_errors_total";
+/// Histogram of writing and syncing, in seconds.
+pub const SPOOL_SYNC: &str = "ttlc_spool_sync_seconds";
+/// Counter of messages that went to Redis.
+pub const PUBLISHED: &str = "ttlc_ingest_published_total";
+/// Counter of messages published again because Redis had lost them.
+pub const REFILLED: &str = "ttlc_ingest_refilled_total";
+/// Histogram of publishing one batch, in seconds.
+pub const PUBLISH: &str = "ttlc_ingest_publish_seconds";
+
 /// Bounds of histograms in seconds: from a fast script to a time-out.
 const SECONDS: [f64; 10] = [
     0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
@@ -185,6 +233,52 @@ fn describe() {
         "From reading a batch to its acknowledgement"
     );
     describe_counter!(DEAD_LETTERS, "Dead letters copied to Postgres, by stage");
+
+    describe_counter!(NORMALIZER_EVENTS, "Events published, by type");
+    describe_counter!(NORMALIZER_REJECTED, "Messages that became no event");
+    describe_counter!(
+        NORMALIZER_TIMEOUTS,
+        "Gift streaks concluded without their end"
+    );
+    describe_gauge!(NORMALIZER_STREAKS, "Gift streaks that go on");
+    describe_gauge!(NORMALIZER_ACTIVE, "1 where this process normalizes");
+    describe_histogram!(
+        NORMALIZER_MESSAGE,
+        Unit::Seconds,
+        "Work on a message, mean of a batch"
+    );
+    describe_histogram!(
+        NORMALIZER_VALIDATION,
+        Unit::Seconds,
+        "Checking an event, sampled"
+    );
+    describe_histogram!(NORMALIZER_HOP, Unit::Seconds, "Publishing a batch");
+
+    describe_spool();
+}
+
+fn describe_spool() {
+    describe_gauge!(SPOOL_BYTES, Unit::Bytes, "The spool on the disk");
+    describe_gauge!(SPOOL_BACKLOG, Unit::Bytes, "Received and not published yet");
+    describe_gauge!(
+        SPOOL_ORPHANS,
+        Unit::Bytes,
+        "Messages whose room another daemon has"
+    );
+    describe_gauge!(SPOOL_BROKEN, "1 while the spool's disk refuses messages");
+    describe_gauge!(
+        SPOOL_AGE,
+        Unit::Seconds,
+        "Age of the oldest unpublished message"
+    );
+    describe_counter!(SPOOL_RECORDS, "Messages and dead letters taken in");
+    describe_counter!(SPOOL_DROPPED, "Messages dropped by a full spool, by class");
+    describe_counter!(SPOOL_DAMAGED, "Damaged places of the spool");
+    describe_counter!(SPOOL_DISK_ERRORS, "Writes that the spool's disk refused");
+    describe_histogram!(SPOOL_SYNC, Unit::Seconds, "Writing and syncing the spool");
+    describe_counter!(PUBLISHED, "Messages published by ingest");
+    describe_counter!(REFILLED, "Messages published again that Redis had lost");
+    describe_histogram!(PUBLISH, Unit::Seconds, "Publishing one batch");
 }
 
 /// Resident memory in bytes, where the system tells it.

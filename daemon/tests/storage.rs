@@ -6,6 +6,7 @@ mod storage {
     mod dead_letters;
     mod faults;
     mod migrations;
+    mod retention;
     mod rig;
     mod roles;
     mod rooms;

@@ -17,6 +17,7 @@ mod product;
 mod providers;
 mod reconnects;
 mod rows;
+mod spool;
 mod stand_in;
 mod stores;
 mod tracked;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use shared::streams::StreamNames;
 use upstream::{Capture, Creator, Script, Upstream};
+use xtask::processes::TemporaryFolder;
 
 use crate::{
     daemon::{Daemon, Log, PATIENCE},
@@ -21,6 +22,7 @@ pub(crate) struct Product {
     /// By subcommand.
     running: Vec<(&'static str, Daemon)>,
     shards: u32,
+    pub(crate) spool: TemporaryFolder,
 }
 
 pub(crate) fn fixtures() -> PathBuf {
@@ -69,6 +71,7 @@ impl Product {
         creators.extend(others.iter().map(|&name| name.to_owned()));
         let upstream = Upstream::start(script).await.expect("the stand-in starts");
         let base = upstream.base_url();
+        let spool = TemporaryFolder::new("spool").expect("a folder");
         let own = [
             ("TIKTOK_UNIQUE_ID", creators.join(",")),
             ("TIKTOK_WEB_URL", base.clone()),
@@ -77,6 +80,7 @@ impl Product {
             ("EULER_WS_URL", upstream.euler_ws_url()),
             ("REDIS_URL", stores.redis_url().to_owned()),
             ("DATABASE_URL", stores.database_url().to_owned()),
+            ("SPOOL_DIR", spool.path().display().to_string()),
             ("OFFLINE_POLL_SECONDS", "1".to_owned()),
             ("SIGN_REQUESTS_PER_MINUTE", "600".to_owned()),
             ("TIKTOK_REQUESTS_PER_MINUTE", "6000".to_owned()),
@@ -98,6 +102,7 @@ impl Product {
             settings,
             running: Vec::new(),
             shards,
+            spool,
         }
     }
 

@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     edge, node,
-    processes::{self, Process, Sink},
+    processes::{self, Process, Sink, TemporaryFolder},
     progress, project,
     servers::{Durability, PrivatePostgres, PrivateRedis},
     stack::{self, Worker, WorkerOptions},
@@ -49,6 +49,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     processes::run_silently("migrate", migrate)?;
     let worker = Worker::start(WorkerOptions::new(redis.url(), postgres.url()))?;
 
+    let spool = TemporaryFolder::new("spool")?;
     let mut bench = Command::new(release("bench"));
     bench
         .args(arguments)
@@ -56,7 +57,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         .env("REDIS_URL", redis.url())
         .env("DATABASE_URL", postgres.url())
         .env("API_URL", worker.url())
-        .env("TTLC_PROGRAM", program);
+        .env("TTLC_PROGRAM", program)
+        .env("SPOOL_DIR", spool.path());
     let plain: Sink = Box::new(progress::line);
     let mut process = Process::start("bench", bench, plain)?;
     let status = process.wait(None)?;

@@ -158,6 +158,10 @@ impl Running {
             command
                 .env("REDIS_URL", &redis_url)
                 .env("DATABASE_URL", &database_url);
+            if settings.get("SPOOL_DIR").is_none() {
+                // Beside the private Redis: what waits belongs to that one.
+                command.env("SPOOL_DIR", data.join("spool"));
+            }
             if settings.get("LOG_FORMAT").is_none() {
                 command.env("LOG_FORMAT", "text");
             }

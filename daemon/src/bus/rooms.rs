@@ -78,16 +78,23 @@ return 0";
 /// Returns two lists: the numbers of refused rooms, and pairs of room and sequence number of late
 /// messages that the room had seen under another number.
 const PUBLISH: &str = r"
-local owner, maxlen, refused, repeats, i = ARGV[1], ARGV[2], {}, {}, 6
+local owner, maxlen, refused, repeats, behind, i = ARGV[1], ARGV[2], {}, {}, {}, 6
 for r = 1, (#KEYS - 1) / 3 do
   local fence, seq, seen = KEYS[3 * r - 1], KEYS[3 * r], KEYS[3 * r + 1]
   local last = redis.call('HMGET', fence, 'owner', 'token')
   local ours = last[1] == owner and last[2] == ARGV[i]
-  local late, count = ARGV[i + 1] == '1', tonumber(ARGV[i + 2])
-  if not ours then refused[#refused + 1] = r end
-  local floor = tonumber(redis.call('GET', seq) or '-1')
+  local late, after, count = ARGV[i + 1] == '1', tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local highest_known = redis.call('GET', seq)
+  local floor = tonumber(highest_known or '-1')
+  if not ours then
+    refused[#refused + 1] = r
+  elseif after and floor < after then
+    ours = false
+    behind[#behind + 1] = r
+    behind[#behind + 1] = highest_known or ''
+  end
   local top, highest, remember = floor, nil, {}
-  i = i + 3
+  i = i + 4
   for _ = 1, count do
     local number, member, words = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
     if ours then
@@ -122,7 +129,7 @@ for r = 1, (#KEYS - 1) / 3 do
     end
   end
 end
-return {refused, repeats}";
+return {refused, repeats, behind}";
 
 /// The scripts of this file, prepared once.
 #[derive(Clone)]
@@ -204,7 +211,10 @@ pub struct RoomBatch<'a> {
     pub token: u64,
     /// The room has changed hands since they were numbered.
     pub late: bool,
-    /// At least one.
+    /// A number of the room that Redis must know, for it was published before. With the envelopes
+    /// left out this only asks.
+    pub after: Option<u64>,
+    /// In their order.
     pub envelopes: Vec<&'a Envelope>,
 }
 
@@ -216,6 +226,9 @@ pub struct Published {
     /// Late envelopes that the room has seen under another number, as index of the batch and
     /// `seqNo`: they were not published, and their numbers are holes.
     pub repeats: Vec<(usize, u64)>,
+    /// Indexes of the batches whose [`RoomBatch::after`] Redis has lost, with the highest number
+    /// that it still knows: nothing of them was published.
+    pub behind: Vec<(usize, Option<u64>)>,
 }
 
 impl Bus {
@@ -300,6 +313,12 @@ impl Bus {
                 }
                 call.arg(batch.token)
                     .arg(u8::from(batch.late))
+                    .arg(
+                        batch
+                            .after
+                            .map(|number| number.to_string())
+                            .unwrap_or_default(),
+                    )
                     .arg(batch.envelopes.len());
                 for envelope in &batch.envelopes {
                     let fields = envelope.to_fields();
@@ -311,7 +330,7 @@ impl Bus {
                     }
                 }
             }
-            let (refused, repeats): (Vec<usize>, Vec<u64>) =
+            let (refused, repeats, behind): (Vec<usize>, Vec<u64>, Vec<Value>) =
                 call.invoke_async(&mut self.manager.clone()).await?;
             let index_of = |number: usize| {
                 ours.get(number.wrapping_sub(1))
@@ -324,6 +343,14 @@ impl Bus {
             for pair in repeats.chunks_exact(2) {
                 let number = usize::try_from(pair[0]).map_err(|_| Error::Reply("publishing"))?;
                 published.repeats.push((index_of(number)?, pair[1]));
+            }
+            for pair in behind.chunks_exact(2) {
+                let Value::Int(number) = pair[0] else {
+                    return Err(Error::Reply("publishing"));
+                };
+                let number = usize::try_from(number).map_err(|_| Error::Reply("publishing"))?;
+                let floor = text(&pair[1]).and_then(|floor| floor.parse().ok());
+                published.behind.push((index_of(number)?, floor));
             }
         }
         Ok(published)
@@ -363,7 +390,10 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Batches of envelopes by room, each room's in order, for callers that hold one token per room.
-pub fn by_room<'a>(envelopes: &'a [Envelope], token: impl Fn(&str) -> u64) -> Vec<RoomBatch<'a>> {
+pub fn by_room<'a>(
+    envelopes: impl IntoIterator<Item = &'a Envelope>,
+    token: impl Fn(&str) -> u64,
+) -> Vec<RoomBatch<'a>> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut batches: Vec<RoomBatch<'a>> = Vec::new();
     for envelope in envelopes {
@@ -373,6 +403,7 @@ pub fn by_room<'a>(envelopes: &'a [Envelope], token: impl Fn(&str) -> u64) -> Ve
                 stream_id,
                 token: token(stream_id),
                 late: false,
+                after: None,
                 envelopes: Vec::new(),
             });
             batches.len() - 1

@@ -533,9 +533,12 @@ impl Creator {
             }
             known => {
                 let ours = known.and_then(|session| session.last_seq());
-                let mut session =
-                    Session::new(stream_id.to_owned(), lease.memory.floor.max(ours), now());
+                // What is on its way to Redis counts as much as what is there.
+                let waiting = self.parts.outlet.remembered(stream_id);
+                let floor = lease.memory.floor.max(ours).max(waiting.floor);
+                let mut session = Session::new(stream_id.to_owned(), floor, now());
                 session.remember(lease.memory.seen.clone());
+                session.remember(waiting.seen);
                 session
             }
         };

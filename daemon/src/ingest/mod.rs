@@ -6,12 +6,13 @@
 //!
 //! In the order of the data: `options` says whom to follow, `command` and `tracked` change that
 //! while the daemon runs, `creator` is one task for each, `provider` is the seam behind which rooms
-//! are read and `choice` says by whom, `direct` speaks TikTok's protocol and `euler` Euler Stream's, `session` numbers the
-//! messages, `outbox` publishes them; `budget`, `failure`, `lease`, `reconnect` and `status` beside.
+//! are read and `choice` says by whom, `direct` speaks TikTok's protocol and `euler` Euler Stream's,
+//! `session` numbers the messages, `spool` brings them to the disk and `outbox` to Redis; `budget`,
+//! `failure`, `lease`, `reconnect` and `status` beside.
 //!
-//! On a crash the messages of the last moments are lost (they were acknowledged on receipt, as
+//! On a crash the messages of the last 100 ms are lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
-//! stay open and reading pauses when the buffer is full.
+//! are read on, and messages wait in the spool.
 
 mod budget;
 mod choice;
@@ -27,6 +28,7 @@ mod provider;
 mod reconnect;
 mod session;
 mod socket;
+mod spool;
 mod status;
 mod tracked;
 
@@ -46,9 +48,10 @@ use self::options::Settings;
 pub use self::options::{Invalid, Options, SignPath, Switch};
 use self::outbox::{Outbox, Raw};
 use self::provider::{Providers, Sources};
+use self::spool::Spool;
 use self::status::Board;
 use self::tracked::Roster;
-use crate::bus::{Bus, Owner};
+use crate::bus::Bus;
 
 /// For closing sockets and publishing what is in hand, from the moment of being told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
@@ -61,9 +64,18 @@ pub enum Error {
     /// A setting is wrong.
     #[error(transparent)]
     Settings(#[from] Invalid),
+    /// The spool's folder cannot be used.
+    #[error(transparent)]
+    Spool(#[from] spool::Unusable),
     /// The network clients cannot be made, as without any certificates on the system.
     #[error("{0}")]
     Client(String),
+}
+
+/// What is not as it should be, for `/readyz`; ingest works all the same.
+pub fn warning() -> Option<&'static str> {
+    spool::writer::disk_refuses()
+        .then_some("the spool's disk refuses messages: they are only in memory")
 }
 
 /// Follows all creators until `stop`; network and Redis failures are retried for ever.
@@ -79,7 +91,9 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         limits,
         preference,
         euler,
+        spool,
     } = settings;
+    let spool = Spool::open(&spool)?;
     // A minute's worth at once: who starts with many live rooms reads them at once.
     let account = Arc::new(Budget::new(
         "euler",
@@ -96,12 +110,13 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     };
     // Whether clients can be made shows here, and not in each creator's task.
     Sources::new(providers.clone()).map_err(Error::Client)?;
-    let owner = Owner::new();
+    let owner = spool.owner();
     let leases = Leases::new(bus.clone(), owner);
-    let outbox = Outbox::new(Raw {
+    let raw = Raw {
         bus: bus.clone(),
         leases: leases.clone(),
-    });
+    };
+    let outbox = Outbox::new(raw, spool);
     let board = Board::default();
     let after = CancellationToken::new();
     let leases_task = {

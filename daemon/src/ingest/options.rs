@@ -12,6 +12,7 @@ use url::Url;
 use super::choice::{Preference, Which};
 use super::direct::proxy::Proxy;
 use super::euler;
+use super::spool;
 
 /// TikTok is asked no more often than this whether a creator is live.
 const POLITE_POLL: u64 = 30;
@@ -76,6 +77,9 @@ pub struct Options {
     /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
     #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
     pub upstream_proxy: Option<SecretString>,
+    /// Where messages wait while Redis is away.
+    #[command(flatten)]
+    pub spool: spool::Options,
 }
 
 /// Something that is used or not.
@@ -105,6 +109,7 @@ pub(super) struct Settings {
     pub(super) limits: Limits,
     pub(super) preference: Preference,
     pub(super) euler: euler::Settings,
+    pub(super) spool: spool::Options,
 }
 
 /// How often upstream is asked, by all creators together.
@@ -239,6 +244,7 @@ impl Options {
             },
             preference,
             euler: self.euler.check()?,
+            spool: self.spool,
         })
     }
 }

@@ -1,47 +1,57 @@
-//! What was received and is not in Redis yet: a buffer bounded in bytes, and its publisher.
+//! The way from the connections to Redis: a place for what was received, the spool, the publisher.
 //!
 //! In: parcels from all connections, each admitted before it is handed over. Out: `ttlc:raw`, in
-//! the order of each room, and dead letters. While Redis is slow the buffer fills; when it is full
-//! [`Outlet::admit`] waits, its caller stops reading its socket, and the pressure reaches TikTok.
-//! The publisher retries for ever and drops nothing. Admission is first come, first served, one
-//! waiting parcel per connection, so that a busy room cannot push a quiet one aside.
+//! the order of each room, and dead letters. A parcel's place is given back as soon as the disk has
+//! it, so sockets are read on while Redis is away. Without a disk it is given back when the parcel
+//! is published: then [`Outlet::admit`] waits, its caller stops reading its socket, and the
+//! pressure reaches TikTok. Admission is first come, first served, one waiting parcel per
+//! connection, so that a busy room cannot push a quiet one aside.
 //!
-//! On a crash what is in here is lost (at most [`BUFFER`]); a repeated publish after a lost reply
-//! writes an envelope twice with one `eventId`, which is deduplicated downstream.
+//! What a crash leaves is the spool's business (see there).
+
+mod publisher;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use shared::raw::{Envelope, RawData};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
+use self::publisher::Publisher;
 use super::lease::Leases;
-use super::reconnect::jittered;
 use super::session::json_size;
-use crate::bus::rooms::by_room;
-use crate::bus::{Bus, DeadLetter, Error};
+use super::spool::log::{Log, Remembered};
+use super::spool::{self, Spool};
+use crate::bus::{Bus, Claim, DeadLetter, Error, Memory, Published, RoomBatch};
 
-/// For all rooms together, in bytes as they go to Redis.
+/// For what is neither on the disk nor published, in bytes as they go to Redis.
 const BUFFER: usize = 32 * 1024 * 1024;
 /// Buffer space is counted in units of this many bytes.
 const UNIT: usize = 1024;
-/// Published in one go: envelopes, and bytes.
-const BATCH: usize = 500;
-const BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// An envelope's fields beside its data, in bytes.
 const ENVELOPE_OVERHEAD: usize = 400;
-
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Of the time for closing: kept for the disk.
+const FOR_THE_DISK: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Where parcels go; what the publisher needs.
 pub(super) trait Sink: Clone + Send + Sync + 'static {
-    /// Publishes envelopes in order, all or none.
-    fn publish(&self, envelopes: &[Envelope]) -> impl Future<Output = Result<(), Error>> + Send;
+    /// The token of a room that is ours.
+    fn token(&self, stream_id: &str) -> Option<u64>;
+    /// Publishes envelopes in order, all or none; after an error the same may be tried again.
+    fn publish(
+        &self,
+        batches: &[RoomBatch<'_>],
+    ) -> impl Future<Output = Result<Published, Error>> + Send;
     /// Publishes a dead letter.
     fn dead_letter(&self, letter: &DeadLetter) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Takes a room for what waits for it, if nobody else has it.
+    fn claim(&self, stream_id: &str) -> impl Future<Output = Result<Option<Memory>, Error>> + Send;
+    /// Gives it back, unless somebody here reads it.
+    fn release(&self, stream_id: &str) -> impl Future<Output = ()> + Send;
+    /// Redis says that a room is not ours.
+    fn lose(&self, stream_id: &str);
 }
 
 /// Redis, and the rooms that are ours there.
@@ -52,25 +62,38 @@ pub(super) struct Raw {
 }
 
 impl Sink for Raw {
-    async fn publish(&self, envelopes: &[Envelope]) -> Result<(), Error> {
-        let token = |stream_id: &str| self.leases.token(stream_id).unwrap_or(0);
-        let batches = by_room(envelopes, token);
-        let published = self.bus.publish(self.leases.owner(), &batches).await?;
-        for index in published.refused {
-            let (stream_id, messages) = (batches[index].stream_id, batches[index].envelopes.len());
-            tracing::error!(
-                stage = "ingest",
-                stream_id,
-                messages,
-                "the room is not ours"
-            );
-            self.leases.lose(stream_id);
-        }
-        Ok(())
+    fn token(&self, stream_id: &str) -> Option<u64> {
+        self.leases.token(stream_id)
+    }
+
+    async fn publish(&self, batches: &[RoomBatch<'_>]) -> Result<Published, Error> {
+        self.bus.publish(self.leases.owner(), batches).await
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Error> {
         self.bus.dead_letter(letter).await
+    }
+
+    async fn claim(&self, stream_id: &str) -> Result<Option<Memory>, Error> {
+        // Not as one of the rooms that we read: it is given back at once. The owner is the same, so
+        // that it takes nothing from whoever begins to read the room here meanwhile.
+        match self.bus.claim_room(stream_id, self.leases.owner()).await? {
+            Claim::Held(memory) => Ok(Some(memory)),
+            Claim::Taken(_) => Ok(None),
+        }
+    }
+
+    async fn release(&self, stream_id: &str) {
+        // Whoever claims it here at this very moment has it back with the next renewal.
+        if self.leases.token(stream_id).is_none()
+            && let Err(error) = self.bus.release_room(stream_id, self.leases.owner()).await
+        {
+            tracing::debug!(stage = "ingest", stream_id, %error, "the lease lapses by itself");
+        }
+    }
+
+    fn lose(&self, stream_id: &str) {
+        self.leases.lose(stream_id);
     }
 }
 
@@ -113,17 +136,23 @@ fn size(envelope: &Envelope) -> usize {
     data + ENVELOPE_OVERHEAD
 }
 
-/// A place in the buffer, given back when what it holds has been published.
+/// A place in the buffer, given back when what it holds is on the disk or published.
 #[derive(Debug)]
 pub(super) struct Place(
     #[expect(dead_code, reason = "held for what its drop does")] OwnedSemaphorePermit,
 );
 
-/// The way into the buffer; cheap to clone.
-#[derive(Clone, Debug)]
+/// Tells the token of a room that is ours.
+type Tokens = Arc<dyn Fn(&str) -> Option<u64> + Send + Sync>;
+
+/// The way in; cheap to clone. One room has one at a time, so that its order is clear.
+#[derive(Clone)]
 pub(super) struct Outlet {
-    queue: mpsc::UnboundedSender<(Parcel, Option<Place>)>,
+    log: Arc<Log>,
     space: Arc<Semaphore>,
+    tokens: Tokens,
+    /// The publisher waits for all outlets to be gone before it ends.
+    _open: Arc<()>,
 }
 
 impl Outlet {
@@ -151,31 +180,62 @@ impl Outlet {
     }
 
     fn enqueue(&self, parcel: Parcel, place: Option<Place>) {
-        if self.queue.send((parcel, place)).is_err() {
-            tracing::error!(stage = "ingest", "the publisher is gone, messages are lost");
-        }
+        self.log
+            .append(parcel, place, |stream_id| (self.tokens)(stream_id));
+    }
+
+    /// What the spool knows of a room and Redis may not: to be asked after the room was claimed,
+    /// and added to what Redis remembers. The ids are given once.
+    pub(super) fn remembered(&self, stream_id: &str) -> Remembered {
+        self.log.remembered(stream_id)
     }
 }
 
-/// The buffer with its publisher.
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outlet").finish_non_exhaustive()
+    }
+}
+
+/// The spool with its publisher.
 #[derive(Debug)]
 pub(super) struct Outbox {
     outlet: Outlet,
     publisher: JoinHandle<()>,
+    writer: Option<std::thread::JoinHandle<()>>,
+    closing: CancellationToken,
 }
 
 impl Outbox {
-    /// Starts the publisher.
-    pub(super) fn new(sink: impl Sink) -> Self {
-        Self::with_buffer(sink, BUFFER)
+    /// Publishes what the spool holds, and then what comes.
+    pub(super) fn new(sink: impl Sink, spool: Spool) -> Self {
+        Self::with_buffer(sink, spool, BUFFER)
     }
 
-    fn with_buffer(sink: impl Sink, bytes: usize) -> Self {
-        let (queue, parcels) = mpsc::unbounded_channel();
-        let space = Arc::new(Semaphore::new(bytes / UNIT));
+    fn with_buffer(sink: impl Sink, spool: Spool, bytes: usize) -> Self {
+        let log = spool.log.clone();
+        let writer = spool::start_writer(&log).unwrap_or_else(|error| {
+            // As on a disk that refuses: in memory, with back pressure.
+            tracing::error!(stage = "ingest", %error, "cannot start the spool's thread");
+            None
+        });
+        let closing = CancellationToken::new();
+        let open = Arc::new(());
+        let tokens = {
+            let sink = sink.clone();
+            move |stream_id: &str| sink.token(stream_id)
+        };
+        let publisher = Publisher::new(sink, spool, closing.clone(), Arc::downgrade(&open));
         Self {
-            outlet: Outlet { queue, space },
-            publisher: tokio::spawn(publish_all(sink, parcels)),
+            outlet: Outlet {
+                log,
+                space: Arc::new(Semaphore::new(bytes / UNIT)),
+                tokens: Arc::new(tokens),
+                _open: open,
+            },
+            publisher: tokio::spawn(publisher.run()),
+            writer,
+            closing,
         }
     }
 
@@ -184,230 +244,69 @@ impl Outbox {
         self.outlet.clone()
     }
 
-    /// Publishes what is left, until `deadline`. All outlets must be gone, or it waits for them.
+    /// Publishes what is left, until `deadline` or until Redis fails; the rest stays in the spool.
+    /// All outlets must be gone, or it waits for them.
     pub(super) async fn close(self, deadline: Instant) {
         let Self {
             outlet,
             mut publisher,
+            writer,
+            closing,
         } = self;
-        let space = outlet.space.clone();
+        let log = outlet.log.clone();
         drop(outlet);
-        match timeout_at(deadline, &mut publisher).await {
+        log.tell_gaps(true);
+        closing.cancel();
+        let for_redis = if writer.is_some() {
+            deadline.checked_sub(FOR_THE_DISK).unwrap_or(deadline)
+        } else {
+            deadline
+        };
+        match timeout_at(for_redis, &mut publisher).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(stage = "ingest", %error, "the publisher failed"),
-            Err(_) => {
-                publisher.abort();
-                let kib = (BUFFER / UNIT).saturating_sub(space.available_permits());
+            Err(_) => publisher.abort(),
+        }
+        let bytes = log.backlog();
+        let Some(writer) = writer else {
+            if bytes > 0 {
                 tracing::error!(
                     stage = "ingest",
-                    kib,
+                    bytes,
                     "redis is away: what was buffered is lost"
                 );
             }
+            return;
+        };
+        spool::close(&log);
+        let written = tokio::task::spawn_blocking(move || writer.join());
+        if !matches!(timeout_at(deadline, written).await, Ok(Ok(Ok(())))) {
+            tracing::error!(
+                stage = "ingest",
+                bytes,
+                "the spool was not written to its end"
+            );
+        } else if bytes > 0 {
+            tracing::info!(
+                stage = "ingest",
+                bytes,
+                "what is not published waits in the spool"
+            );
         }
-    }
-}
-
-/// Publishes parcels until all outlets are gone and nothing is left.
-async fn publish_all(
-    sink: impl Sink,
-    mut parcels: mpsc::UnboundedReceiver<(Parcel, Option<Place>)>,
-) {
-    while let Some((first, place)) = parcels.recv().await {
-        let mut places = vec![place];
-        let mut bytes = first.size();
-        let Parcel {
-            mut envelopes,
-            mut dead_letters,
-        } = first;
-        while envelopes.len() < BATCH
-            && bytes < BATCH_BYTES
-            && let Ok((next, place)) = parcels.try_recv()
-        {
-            bytes += next.size();
-            places.push(place);
-            envelopes.extend(next.envelopes);
-            dead_letters.extend(next.dead_letters);
-        }
-        if !envelopes.is_empty() {
-            insist(|| sink.publish(&envelopes)).await;
-        }
-        for letter in &dead_letters {
-            insist(|| sink.dead_letter(letter)).await;
-        }
-        drop(places);
-    }
-}
-
-/// Tries until it succeeds: what fails here is Redis, not the message.
-async fn insist<F: Future<Output = Result<(), Error>>>(mut attempt: impl FnMut() -> F) {
-    let mut wait = FIRST_RETRY;
-    let mut failures = 0_u32;
-    while let Err(error) = attempt().await {
-        failures += 1;
-        if failures.is_power_of_two() {
-            tracing::warn!(stage = "ingest", %error, failures, "cannot publish, trying again");
-        }
-        tokio::time::sleep(jittered(wait)).await;
-        wait = (wait * 2).min(LAST_RETRY);
-    }
-    if failures > 0 {
-        tracing::info!(stage = "ingest", failures, "publishing again");
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use shared::raw::Source;
-    use shared::time::Timestamp;
-    use uuid::Uuid;
-
-    use super::*;
-
-    /// Redis that can be away.
-    #[derive(Clone, Default)]
-    struct Tape {
-        away: Arc<AtomicBool>,
-        published: Arc<Mutex<Vec<u64>>>,
-        letters: Arc<Mutex<Vec<String>>>,
-    }
-
-    impl Tape {
-        fn check(&self) -> Result<(), Error> {
-            if self.away.load(Ordering::Relaxed) {
-                Err(Error::Address)
-            } else {
-                Ok(())
-            }
+impl Outbox {
+    /// As a crash ends it; the log has been told.
+    pub(super) async fn crash(self) {
+        self.publisher.abort();
+        let _ = self.publisher.await;
+        if let Some(writer) = self.writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
-    }
-
-    impl Sink for Tape {
-        async fn publish(&self, envelopes: &[Envelope]) -> Result<(), Error> {
-            assert!(envelopes.len() < BATCH * 2);
-            self.check()?;
-            self.published
-                .lock()
-                .unwrap()
-                .extend(envelopes.iter().map(|envelope| envelope.seq_no));
-            Ok(())
-        }
-
-        async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Error> {
-            self.check()?;
-            self.letters.lock().unwrap().push(letter.payload.clone());
-            Ok(())
-        }
-    }
-
-    fn parcel(seq_no: u64, bytes: usize) -> Parcel {
-        let now = Timestamp::from_millis(0);
-        Parcel::from(Envelope {
-            stream_id: "7".to_owned(),
-            session_id: Uuid::nil(),
-            source: Source::Live,
-            kind: "WebcastChatMessage".to_owned(),
-            seq_no,
-            timestamp: now,
-            ingested_at: now,
-            data: RawData::Protobuf(vec![0; bytes]),
-            msg_id: None,
-            backlog: false,
-            replay_of: None,
-        })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn order_is_kept_and_nothing_is_lost_while_redis_is_away() {
-        let tape = Tape::default();
-        tape.away.store(true, Ordering::Relaxed);
-        let outbox = Outbox::new(tape.clone());
-        let outlet = outbox.outlet();
-        for seq_no in 0..2_000 {
-            let parcel = parcel(seq_no, 10);
-            let place = outlet.admit(&parcel).await;
-            outlet.send(parcel, place);
-        }
-        let failed_at = Timestamp::from_millis(0);
-        let letter = DeadLetter {
-            stage: "ingest",
-            reason: "R",
-            error: String::new(),
-            payload: "bad".to_owned(),
-            failed_at,
-        };
-        outlet.send_now(Parcel {
-            dead_letters: vec![letter],
-            ..Parcel::default()
-        });
-        tokio::time::sleep(Duration::from_hours(1)).await;
-        assert!(tape.published.lock().unwrap().is_empty());
-        tape.away.store(false, Ordering::Relaxed);
-        drop(outlet);
-        outbox.close(Instant::now() + Duration::from_mins(1)).await;
-        assert_eq!(
-            *tape.published.lock().unwrap(),
-            (0..2_000).collect::<Vec<_>>()
-        );
-        assert_eq!(*tape.letters.lock().unwrap(), ["bad"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_buffer_admits_nobody_until_redis_is_back() {
-        let tape = Tape::default();
-        tape.away.store(true, Ordering::Relaxed);
-        let outbox = Outbox::with_buffer(tape.clone(), 64 * 1024);
-        let outlet = outbox.outlet();
-        let minute = Duration::from_mins(1);
-        let mut admitted = 0;
-        loop {
-            let parcel = parcel(admitted, 10_000);
-            let Ok(place) = tokio::time::timeout(minute, outlet.admit(&parcel)).await else {
-                break;
-            };
-            outlet.send(parcel, place);
-            admitted += 1;
-            assert!(admitted < 10, "no bound");
-        }
-        assert!(admitted >= 3, "{admitted}");
-        tape.away.store(false, Ordering::Relaxed);
-        let next = parcel(admitted, 10_000);
-        let place = tokio::time::timeout(minute, outlet.admit(&next))
-            .await
-            .expect("no room again");
-        outlet.send(next, place);
-        drop(outlet);
-        outbox.close(Instant::now() + minute).await;
-        assert_eq!(
-            *tape.published.lock().unwrap(),
-            (0..=admitted).collect::<Vec<_>>()
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_parcel_larger_than_the_buffer_gets_through_alone() {
-        let tape = Tape::default();
-        let outbox = Outbox::new(tape.clone());
-        let outlet = outbox.outlet();
-        let huge = parcel(1, BUFFER);
-        let place = outlet.admit(&huge).await;
-        outlet.send(huge, place);
-        drop(outlet);
-        outbox.close(Instant::now() + Duration::from_mins(1)).await;
-        assert_eq!(*tape.published.lock().unwrap(), [1]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closing_ends_at_the_deadline() {
-        let tape = Tape::default();
-        tape.away.store(true, Ordering::Relaxed);
-        let outbox = Outbox::new(tape);
-        outbox.outlet().send_now(parcel(1, 10));
-        let begun = Instant::now();
-        outbox.close(begun + Duration::from_secs(3)).await;
-        assert_eq!(begun.elapsed().as_secs(), 3);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -39,6 +39,10 @@ const FILES: [(&str, &str); 6] = [
     (
         "0006_grant_rights",
         include_str!("../../../migrations/0006_grant_rights.sql"),
+    ),
+    (
+        "0007_add_pruning",
+        include_str!("../../../migrations/0007_add_pruning.sql"),
     ),
 ];
 

@@ -25,6 +25,7 @@ mod gaps;
 mod migrate;
 mod outage;
 mod partitions;
+mod retention;
 mod rooms;
 mod row;
 mod statistics;
@@ -42,6 +43,7 @@ use crate::bus::Bus;
 
 pub use database::DatabaseOptions;
 pub use migrate::migrate;
+pub use retention::{Pruned, RetentionOptions, prune};
 
 /// Settings of the storage writer.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,6 +52,9 @@ pub struct Options {
     /// Where to store.
     #[command(flatten)]
     pub database: DatabaseOptions,
+    /// How long what is stored is kept.
+    #[command(flatten)]
+    pub retention: RetentionOptions,
     /// How many events a transaction holds at most
     #[arg(long, env = "STORAGE_BATCH_SIZE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=5_000))]
     pub storage_batch_size: u16,
@@ -114,6 +119,9 @@ pub enum Error {
         "the database has {0}, which this build does not have: run the ttlc that made it, or a newer one"
     )]
     Newer(String),
+    /// Pruning failed; what it had finished stays done.
+    #[error("prune: {0}")]
+    Prune(String),
     /// A migration failed, or differs from the one that was applied.
     #[error("migration: {0}")]
     Migration(String),
@@ -127,6 +135,11 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     let database = options.database.open()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(partitions::keep(database.clone(), stop.clone()));
+    tasks.spawn(retention::keep(
+        options.database.open_for_migrations()?,
+        options.retention.clone(),
+        stop.clone(),
+    ));
     for shard in 0..bus.names().shards() {
         let name = options.storage_consumer.clone();
         tasks.spawn(dead_letters::keep(

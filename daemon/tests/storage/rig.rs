@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use daemon::bus::Bus;
 use daemon::config::Common;
-use daemon::storage::{self, DatabaseOptions, Options};
+use daemon::storage::{self, DatabaseOptions, Options, RetentionOptions};
 use serde_json::{Value, json};
 use shared::identity::EventId;
 use shared::streams::{GROUP_STORAGE, StreamNames};
@@ -64,6 +64,10 @@ impl Rig {
                 database_url: Some(self.database.clone().into()),
                 database_migration_url: None,
                 database_ca_file: None,
+            },
+            retention: RetentionOptions {
+                event_retention_days: 90,
+                pseudonym_key: None,
             },
             storage_batch_size: 500,
             storage_batch_ms: 10,

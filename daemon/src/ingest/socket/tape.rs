@@ -3,8 +3,10 @@
 use shared::raw::Envelope;
 use tokio::sync::watch;
 
-use crate::bus::{self, DeadLetter};
+use crate::bus::{self, DeadLetter, Memory, Published, RoomBatch};
 use crate::ingest::outbox::{Outbox, Sink};
+use crate::ingest::spool::Spool;
+use crate::ingest::spool::log::Limits;
 
 /// What has been published.
 #[derive(Clone)]
@@ -15,14 +17,31 @@ pub(in crate::ingest) struct Tape {
 }
 
 impl Sink for Tape {
-    async fn publish(&self, envelopes: &[Envelope]) -> Result<(), bus::Error> {
+    fn token(&self, _: &str) -> Option<u64> {
+        Some(1)
+    }
+
+    async fn publish(&self, batches: &[RoomBatch<'_>]) -> Result<Published, bus::Error> {
         if *self.away.borrow() {
             return Err(bus::Error::Address);
         }
-        self.envelopes
-            .send_modify(|all| all.extend_from_slice(envelopes));
-        Ok(())
+        self.envelopes.send_modify(|all| {
+            all.extend(
+                batches
+                    .iter()
+                    .flat_map(|batch| batch.envelopes.iter().copied().cloned()),
+            );
+        });
+        Ok(Published::default())
     }
+
+    async fn claim(&self, _: &str) -> Result<Option<Memory>, bus::Error> {
+        Ok(None)
+    }
+
+    async fn release(&self, _: &str) {}
+
+    fn lose(&self, _: &str) {}
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), bus::Error> {
         self.letters.send_modify(|all| all.push(letter.clone()));
@@ -39,7 +58,7 @@ impl Tape {
             envelopes: watch::Sender::default(),
             letters: watch::Sender::default(),
         };
-        let outbox = Outbox::new(tape.clone());
+        let outbox = Outbox::new(tape.clone(), Spool::memory(Limits::default()));
         (tape, outbox, switch)
     }
 
