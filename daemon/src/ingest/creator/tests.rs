@@ -17,6 +17,7 @@ use crate::ingest::budget::Budget;
 use crate::ingest::direct;
 use crate::ingest::options::{Options, Settings};
 use crate::ingest::outbox::{Outbox, Raw};
+use crate::ingest::spool::{self, Spool};
 use crate::proto::frames::FetchResult;
 
 const ROOM: &str = "7301234567890123456";
@@ -144,11 +145,13 @@ fn parts(server: &Server, redis: &str) -> (Parts, Outbox) {
     let account = Arc::new(Budget::new("test", 600, 600));
     let direct = direct::Shared::new(&upstream, limits, account).unwrap();
     let bus = Bus::new(&SecretString::from(redis), StreamNames::new(1)).unwrap();
-    let leases = Leases::new(bus.clone(), Owner::new());
-    let outbox = Outbox::new(Raw {
+    let spool = Spool::memory(spool::log::Limits::default());
+    let leases = Leases::new(bus.clone(), spool.owner());
+    let sink = Raw {
         bus,
         leases: leases.clone(),
-    });
+    };
+    let outbox = Outbox::new(sink, spool);
     let parts = Parts {
         providers: Providers {
             direct: Arc::new(direct),
