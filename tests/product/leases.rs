@@ -42,7 +42,7 @@ async fn heard(log: &Log, message: &str, times: usize, limit: Duration) {
 }
 
 /// What must hold of the raw stream whoever wrote it.
-fn check(entries: &[Entry]) {
+pub(crate) fn check(entries: &[Entry]) {
     let (mut ids, mut messages) = (HashSet::new(), HashSet::new());
     let mut highest: HashMap<&str, u64> = HashMap::new();
     let mut sessions: HashMap<&str, u64> = HashMap::new();

@@ -14,6 +14,7 @@ mod feed;
 mod leases;
 mod outages;
 mod product;
+mod providers;
 mod reconnects;
 mod rows;
 mod spool;
