@@ -12,6 +12,7 @@
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
 //! stay open and reading pauses when the buffer is full.
 
+mod catalogue;
 mod creator;
 mod direct;
 mod failure;
@@ -55,6 +56,7 @@ pub enum Error {
 ///
 /// Needs a process-wide TLS provider (`rustls`) to be installed.
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
+    let fetches_gifts = options.gift_catalogue;
     let Settings {
         creators,
         upstream,
@@ -88,6 +90,11 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         )
         .map_err(Error::Client)?;
         tasks.spawn(creator.run(stop.clone()));
+    }
+    if fetches_gifts {
+        let http = direct::client(&upstream).map_err(Error::Client)?;
+        let (base, key) = (upstream.sign.clone(), upstream.key.clone());
+        tasks.spawn(catalogue::keep(http, base, key, bus.clone(), stop.clone()));
     }
     let board_stop = CancellationToken::new();
     let board_task = tokio::spawn(board.publish(bus, board_stop.clone()));

@@ -54,6 +54,10 @@ pub struct Options {
     /// Requests to the sign server per minute, over all rooms
     #[arg(long, env = "SIGN_REQUESTS_PER_MINUTE", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=6000))]
     pub sign_requests_per_minute: u32,
+    /// Whether to fetch the list of gifts from the sign server once a day, for messages that do not
+    /// say what a gift is: on or off
+    #[arg(long, env = "GIFT_CATALOGUE", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
+    pub gift_catalogue: bool,
     /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
     #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
     pub upstream_proxy: Option<SecretString>,
@@ -183,6 +187,14 @@ fn is_private(url: &Url) -> bool {
         None => false,
     };
     url.scheme() == "https" || loopback
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("neither `on` nor `off`".to_owned()),
+    }
 }
 
 fn provider(name: &str) -> Result<&'static str, String> {

@@ -32,6 +32,11 @@ use super::session::Session;
 /// The name of this provider in events and statuses.
 pub(super) const NAME: &str = "direct";
 
+/// A client for requests to the sign server, by the proxy if there is one.
+pub(super) fn client(upstream: &Upstream) -> Result<Client, String> {
+    http::sign_client(upstream.proxy.as_ref())
+}
+
 /// What all creators share: the sign server's budget, settings, certificates.
 pub(super) struct Shared {
     web: Url,
