@@ -1,7 +1,7 @@
 //! TikTok's protobuf messages: the generated types, and the reading of a message's header.
 //!
 //! Comes in: bytes from the network. Goes out: frames ([`frames`], for ingest), message bodies
-//! ([`webcast`], for the normalizer), or the [`Header`] alone. Bad input: decoding returns an
+//! ([`webcast`], for the normalizer), or the [`Header`] alone, which [`json`] reads as well. Bad input: decoding returns an
 //! error, [`header`] returns `None`; nothing here panics or allocates more than it was given.
 
 /// The WebSocket's envelope, from `proto/frames.proto`.
@@ -23,6 +23,11 @@ pub mod frames {
 pub mod webcast {
     include!(concat!(env!("OUT_DIR"), "/webcast.rs"));
 }
+
+pub mod json;
+/// The longest message of a room that is taken, in bytes, without its frame; as JSON, the longest
+/// text. The longest captured one has 42 kB.
+pub const MESSAGE_LIMIT: usize = 1024 * 1024;
 
 /// What nearly every message says about itself, in its field 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +116,7 @@ impl<'a> Wire<'a> {
         Some((tag >> 3, value))
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for (index, &byte) in self.0.iter().enumerate().take(10) {
             number |= u64::from(byte & 0x7f) << (7 * index);

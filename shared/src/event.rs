@@ -243,6 +243,15 @@ pub struct User {
     /// Level in the creator's fan club.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub team_level: Option<u32>,
+    /// The name of the creator's fan club, where the account is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team_name: Option<String>,
+    /// Account and creator follow each other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub friend: bool,
+    /// May not write in the chat at the moment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub muted: bool,
     /// Verified by TikTok.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<bool>,

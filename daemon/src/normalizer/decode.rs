@@ -1,72 +1,114 @@
 //! Bytes to a typed message, forgiving what TikTok's own clients forgive.
 //!
-//! Comes in: the payload of one message. Goes out: the message, or why it is none. TikTok changes
+//! Comes in: the payload of one message, bytes or JSON. Goes out: the message, or why it is none. TikTok changes
 //! fields now and then: one that comes as another kind than we declare (text where a number was)
 //! is left out instead of costing the message, as in clients that read with a schema of their
 //! own. Text that is not UTF-8 costs nothing either (see `proto/webcast.proto`). Bytes that are
-//! no protobuf at all, or end in the middle, are an error.
+//! no protobuf at all, or end in the middle, are an error, and so is a message beyond `limits`.
+//! JSON becomes the same bytes first (see `json`), so that there is one way from a message to an
+//! event.
 
 use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use prost::{DecodeError, Message, Name};
+use prost::{Message, Name};
+use serde_json::{Map, Value};
 
-use crate::proto::{Value, Wire};
+use super::json::to_protobuf;
+use super::limits::{self, Unreadable};
+use crate::proto::{Value as Part, Wire};
 
 /// How a field is written on the wire.
-enum Kind {
-    /// One varint.
+pub(super) enum Kind {
+    /// A varint; several of them may be packed.
     Number,
-    /// Varints, one by one or packed.
-    Numbers,
     /// Text or bytes.
     Bytes,
     /// A message: its place in [`SHAPES`].
     Message(usize),
 }
 
-/// The name of a message with the number and kind of each field we read.
-type Shape = (&'static str, &'static [(u64, Kind)]);
+/// A field that we read.
+pub(super) struct Field {
+    pub(super) number: u32,
+    pub(super) kind: Kind,
+    pub(super) repeated: bool,
+}
 
-/// All messages of `webcast.proto`; made by `build.rs`.
-static SHAPES: &[Shape] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+/// What we read of a message.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) fields: &'static [Field],
+    /// The names that fields have in JSON, folded and sorted, each with the place of its field
+    /// and its rank: where JSON has several names of a field, the lowest counts.
+    pub(super) names: &'static [(&'static str, usize, usize)],
+}
+
+/// All messages of `webcast.proto` in the order of their names; made by `build.rs`.
+pub(super) static SHAPES: &[Shape] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+
+/// The place of a message in [`SHAPES`].
+pub(super) fn shape_of(name: &str) -> Option<usize> {
+    SHAPES.binary_search_by(|shape| shape.name.cmp(name)).ok()
+}
 
 /// Deeper than any message; the same limit as the decoder's.
 const MAX_DEPTH: u32 = 100;
 
-/// Reads a message.
-pub(super) fn decode<M: Message + Default + Name>(payload: &Bytes) -> Result<M, DecodeError> {
-    M::decode(payload.clone()).or_else(|error| {
-        let index = SHAPES.iter().position(|(name, _)| *name == M::NAME);
-        match index.and_then(|index| without_misfits(payload, index, MAX_DEPTH)) {
+/// The data of one message, as its provider delivered it.
+pub(super) enum Body<'a> {
+    /// TikTok's own bytes.
+    Protobuf(Bytes),
+    /// An object with the names of any of the schemas.
+    Json(&'a Map<String, Value>),
+}
+
+impl Body<'_> {
+    /// Reads a message.
+    pub(super) fn decode<M: Message + Default + Name>(&self) -> Result<M, Unreadable> {
+        match self {
+            Self::Protobuf(payload) => decode(payload),
+            Self::Json(object) => decode(&to_protobuf(object, M::NAME).into()),
+        }
+    }
+}
+
+/// Reads a message from its bytes.
+pub(super) fn decode<M: Message + Default + Name>(payload: &Bytes) -> Result<M, Unreadable> {
+    // Every message is in the table; one that were not would have no field.
+    let shape = shape_of(M::NAME).unwrap_or(usize::MAX);
+    limits::protobuf(payload, shape)?;
+    M::decode(payload.clone())
+        .or_else(|error| match without_misfits(payload, shape, MAX_DEPTH) {
             Some(repaired) => M::decode(repaired.as_slice()),
             None => Err(error),
-        }
-    })
+        })
+        .map_err(Unreadable::Protobuf)
 }
 
 /// The same message with only the fields we read, and of these only such that are of the declared
 /// kind; `None` where the bytes are no protobuf.
 fn without_misfits(payload: &[u8], shape: usize, depth: u32) -> Option<Vec<u8>> {
     let depth = depth.checked_sub(1)?;
-    let (_, fields) = SHAPES.get(shape)?;
+    let fields = SHAPES.get(shape)?.fields;
     let mut kept = Vec::with_capacity(payload.len());
     let mut wire = Wire(payload);
     while !wire.0.is_empty() {
         let (number, value) = wire.field()?;
-        let Some((_, kind)) = fields.iter().find(|(known, _)| *known == number) else {
+        let Some(field) = fields
+            .iter()
+            .find(|field| u64::from(field.number) == number)
+        else {
             continue;
         };
-        let tag = u32::try_from(number).ok()?;
-        match (kind, value) {
-            (Kind::Number | Kind::Numbers, Value::Number(value)) => {
-                encode_key(tag, WireType::Varint, &mut kept);
-                encode_varint(value, &mut kept);
+        match (&field.kind, value) {
+            (Kind::Number, Part::Number(value)) => append_number(field.number, value, &mut kept),
+            (Kind::Number, Part::Bytes(packed)) if field.repeated => {
+                append(field.number, packed, &mut kept);
             }
-            (Kind::Bytes | Kind::Numbers, Value::Bytes(bytes)) => {
-                append(tag, bytes, &mut kept);
-            }
-            (Kind::Message(inner), Value::Bytes(bytes)) => {
-                append(tag, &without_misfits(bytes, *inner, depth)?, &mut kept);
+            (Kind::Bytes, Part::Bytes(bytes)) => append(field.number, bytes, &mut kept),
+            (Kind::Message(inner), Part::Bytes(bytes)) => {
+                let inner = without_misfits(bytes, *inner, depth)?;
+                append(field.number, &inner, &mut kept);
             }
             _ => {}
         }
@@ -74,7 +116,14 @@ fn without_misfits(payload: &[u8], shape: usize, depth: u32) -> Option<Vec<u8>> 
     Some(kept)
 }
 
-fn append(tag: u32, bytes: &[u8], message: &mut Vec<u8>) {
+/// Writes a number as a field.
+pub(super) fn append_number(tag: u32, number: u64, message: &mut Vec<u8>) {
+    encode_key(tag, WireType::Varint, message);
+    encode_varint(number, message);
+}
+
+/// Writes text, bytes or a message as a field.
+pub(super) fn append(tag: u32, bytes: &[u8], message: &mut Vec<u8>) {
     encode_key(tag, WireType::LengthDelimited, message);
     encode_varint(bytes.len() as u64, message);
     message.extend_from_slice(bytes);

@@ -5,12 +5,11 @@
 //! and unset ids are left out, numbers always stand. A payload that cannot be read, or a type that
 //! is not in the table, gives nothing: the event then has only its `raw`.
 
-use bytes::Bytes;
 use prost::{Message, Name};
 use serde_json::Value;
 use shared::event::User;
 
-use super::decode::decode;
+use super::decode::Body;
 use super::object::Object;
 use super::text::{count, display_type, image_url, rendered};
 use crate::proto::webcast;
@@ -23,42 +22,41 @@ pub(super) struct Decoded {
 }
 
 /// Reads a message by its type.
-pub(super) fn decoded(raw_type: &str, payload: &Bytes) -> Decoded {
+pub(super) fn decoded(raw_type: &str, body: &Body) -> Decoded {
     // The prefix is missing on some: `RoomMessage`, `LinkMicMethod`.
     match raw_type.strip_prefix("Webcast").unwrap_or(raw_type) {
-        "QuestionNewMessage" => read(payload, question),
-        "LiveIntroMessage" => read(payload, live_intro),
-        "EnvelopeMessage" => read(payload, envelope),
-        "ImDeleteMessage" => read(payload, im_delete),
-        "GoalUpdateMessage" => read(payload, goal),
-        "PollMessage" => read(payload, poll),
-        "RankUpdateMessage" => read(payload, rank_update),
-        "RankTextMessage" => read(payload, rank_text),
-        "HourlyRankRewardMessage" => read(payload, hourly_rank_reward),
-        "CaptionMessage" => read(payload, caption),
-        "RoomPinMessage" => read(payload, room_pin),
-        "RoomMessage" => read(payload, room_message),
-        "SystemMessage" => read(payload, system),
-        "UnauthorizedMemberMessage" => read(payload, unauthorized_member),
-        "OecLiveShoppingMessage" => read(payload, shopping),
-        "LinkMicFanTicketMethod" => read(payload, fan_tickets),
-        "LinkMicMethod" => read(payload, link_mic),
-        "LinkMessage" => read(payload, link),
-        "LinkLayerMessage" => read(payload, link_layer),
-        "LinkMicBattlePunishFinish" => read(payload, punish_finish),
-        "LinkmicBattleTaskMessage" => read(payload, battle_task),
-        "ToastMessage" => read(payload, toast),
-        "SubPinEventMessage" => read(payload, sub_pin),
-        "InRoomBannerMessage" => read(payload, banner),
+        "QuestionNewMessage" => read(body, question),
+        "LiveIntroMessage" => read(body, live_intro),
+        "EnvelopeMessage" => read(body, envelope),
+        "ImDeleteMessage" => read(body, im_delete),
+        "GoalUpdateMessage" => read(body, goal),
+        "PollMessage" => read(body, poll),
+        "RankUpdateMessage" => read(body, rank_update),
+        "RankTextMessage" => read(body, rank_text),
+        "HourlyRankRewardMessage" => read(body, hourly_rank_reward),
+        "CaptionMessage" => read(body, caption),
+        "RoomPinMessage" => read(body, room_pin),
+        "RoomMessage" => read(body, room_message),
+        "SystemMessage" => read(body, system),
+        "UnauthorizedMemberMessage" => read(body, unauthorized_member),
+        "OecLiveShoppingMessage" => read(body, shopping),
+        "LinkMicFanTicketMethod" => read(body, fan_tickets),
+        "LinkMicMethod" => read(body, link_mic),
+        "LinkMessage" => read(body, link),
+        "LinkLayerMessage" => read(body, link_layer),
+        "LinkMicBattlePunishFinish" => read(body, punish_finish),
+        "LinkmicBattleTaskMessage" => read(body, battle_task),
+        "LinkMicBattleItemCard" => read(body, item_card),
+        "ToastMessage" => read(body, toast),
+        "SubPinEventMessage" => read(body, sub_pin),
+        "InRoomBannerMessage" => read(body, banner),
+        "SyntheticJoinMessage" | "SyntheticLeaveMessage" => read(body, presence),
         _ => Decoded::default(),
     }
 }
 
-fn read<M: Message + Default + Name>(
-    payload: &Bytes,
-    content: impl FnOnce(&M) -> Object,
-) -> Decoded {
-    let Ok(message) = decode::<M>(payload) else {
+fn read<M: Message + Default + Name>(body: &Body, content: impl FnOnce(&M) -> Object) -> Decoded {
+    let Ok(message) = body.decode::<M>() else {
         return Decoded::default();
     };
     let object = content(&message);
@@ -73,6 +71,16 @@ pub(super) fn social(message: &webcast::SocialMessage) -> Value {
     let object = Object::of(message.common.as_ref())
         .number("action", message.action)
         .text("shareTarget", &message.share_target);
+    Value::Object(object.content)
+}
+
+/// A notice about subscriptions that is none itself.
+pub(super) fn subscription_notice(message: &webcast::SubNotifyMessage) -> Value {
+    let object = Object::of(message.common.as_ref())
+        .number("messageType", message.message_type)
+        .number("subscribingStatus", message.subscribing_status)
+        .number("subMonth", message.sub_month)
+        .number("giftSource", message.gift_source);
     Value::Object(object.content)
 }
 
@@ -255,6 +263,7 @@ fn rank_text(message: &webcast::RankTextMessage) -> Object {
         .number("ownerIdxBeforeUpdate", message.owner_idx_before_update)
         .number("ownerIdxAfterUpdate", message.owner_idx_after_update)
         .id("curUserId", message.cur_user_id)
+        .value("text", rendered(message.content.as_ref()))
         .value("selfText", rendered(message.self_get_badge_msg.as_ref()))
         .value("otherText", rendered(message.other_get_badge_msg.as_ref()))
 }
@@ -417,6 +426,41 @@ fn battle_task(message: &webcast::LinkmicBattleTaskMessage) -> Object {
     Object::of(message.common.as_ref())
         .number("taskMessageType", message.task_message_type)
         .id("battleId", message.battle_id)
+}
+
+/// A card that multiplies or hides the points of a side: glove, mist, ….
+fn item_card(message: &webcast::LinkMicBattleItemCard) -> Object {
+    let mut object = Object::of(message.common.as_ref())
+        .id("battleId", message.battle_id)
+        .number("msgType", message.msg_type);
+    let played = message
+        .use_critical_strike_card
+        .as_ref()
+        .or(message.use_smoke_card.as_ref());
+    let Some(played) = played else {
+        return object;
+    };
+    object = object
+        .id("anchorId", played.anchor_id)
+        .value("text", rendered(played.display_content.as_ref()));
+    let Some(card) = &played.card_info else {
+        return object;
+    };
+    let sender = card.send_user.as_ref().and_then(|info| info.user.as_ref());
+    object
+        .text("cardName", &card.card_name_key)
+        .time("sentAt", card.send_time_sec)
+        .number("effectSeconds", card.effect_last_duration)
+        .id("sendUserId", sender.map_or(0, |user| user.user_id))
+        .text("sendUserName", sender.map_or(&[], |user| &user.nick_name))
+}
+
+/// Euler's guess of who came and went.
+fn presence(message: &webcast::SyntheticPresence) -> Object {
+    Object::default()
+        .by(message.user.as_ref())
+        .time("firstSeen", message.first_seen)
+        .time("lastSeen", message.last_seen)
 }
 
 fn toast(message: &webcast::ToastMessage) -> Object {

@@ -7,13 +7,15 @@ use serde_json::{Map, Value, json};
 use shared::event::{Connection, Payload, Raw};
 use shared::raw::control;
 
+use super::text::object_without_nul;
+
 /// The payload of a lifecycle message; `None` for a type that is none.
 pub(super) fn lifecycle(
     raw_type: &str,
     data: &Map<String, Value>,
 ) -> Option<Result<Payload, serde_json::Error>> {
     let connection = || {
-        let mut data = data.clone();
+        let mut data = object_without_nul(data.clone());
         data.insert("rawType".to_owned(), raw_type.into());
         serde_json::from_value::<Connection>(Value::Object(data))
     };
@@ -28,6 +30,7 @@ pub(super) fn lifecycle(
 
 /// What ingest had to drop; the contract's names beside the untouched data.
 fn gap(raw_type: &str, data: &Map<String, Value>) -> Raw {
+    let data = object_without_nul(data.clone());
     let mut decoded = Map::new();
     for (from, to) in [
         ("fromSeq", "from"),

@@ -15,7 +15,7 @@ use shared::event::{
 };
 use shared::raw::{Envelope, RawData};
 
-use super::decode::decode;
+use super::decode::Body;
 use super::decoded::{self, Decoded};
 use super::lifecycle::lifecycle;
 use super::text::{any_text, count, id, image_url, object_without_nul, text, without_nul};
@@ -34,8 +34,16 @@ const END_ACTIONS: [i32; 2] = [3, 4];
 /// a lifecycle message lacks a field.
 pub fn normalize(envelope: &Envelope) -> Result<UnifiedEvent, Rejection> {
     let (payload, user) = match &envelope.data {
-        RawData::Protobuf(bytes) => protobuf(envelope, bytes)?,
-        RawData::Json(object) => (json(envelope, object)?, None),
+        RawData::Protobuf(bytes) => {
+            message(envelope, &Body::Protobuf(Bytes::copy_from_slice(bytes)))?
+        }
+        RawData::Json(object) => match lifecycle(&envelope.kind, object) {
+            Some(read) => {
+                let payload = read.map_err(|error| parse_error(&envelope.kind, &error))?;
+                (payload, None)
+            }
+            None => message(envelope, &Body::Json(object))?,
+        },
     };
     Ok(UnifiedEvent {
         schema_version: SchemaVersion::V1,
@@ -53,33 +61,17 @@ pub fn normalize(envelope: &Envelope) -> Result<UnifiedEvent, Rejection> {
     })
 }
 
-/// The lifecycle messages; other JSON goes through as it is.
-fn json(
-    envelope: &Envelope,
-    object: &serde_json::Map<String, Value>,
-) -> Result<Payload, Rejection> {
-    let object = object_without_nul(object.clone());
-    if let Some(read) = lifecycle(&envelope.kind, &object) {
-        return read.map_err(|error| parse_error(&envelope.kind, &error));
-    }
-    Ok(Payload::Raw(Raw {
-        raw_type: without_nul(&envelope.kind),
-        raw: Value::Object(object),
-        decoded: None,
-    }))
-}
-
-fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>), Rejection> {
-    let payload = Bytes::copy_from_slice(bytes);
+/// What a message of TikTok's says, and whose it is.
+fn message(envelope: &Envelope, body: &Body) -> Result<(Payload, Option<User>), Rejection> {
     let raw_type = without_nul(&envelope.kind);
     Ok(match envelope.kind.as_str() {
         "WebcastChatMessage" => {
-            let message: webcast::ChatMessage = must_decode(envelope, &payload)?;
+            let message: webcast::ChatMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), message.user_identity.as_ref());
             (Payload::Chat(chat(raw_type, &message)), user)
         }
         "WebcastGiftMessage" => {
-            let message: webcast::GiftMessage = must_decode(envelope, &payload)?;
+            let message: webcast::GiftMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), message.user_identity.as_ref());
             let seq_no = envelope.seq_no.to_string();
             let message_id = envelope.msg_id.as_deref().unwrap_or(&seq_no);
@@ -87,7 +79,7 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
             (Payload::Gift(Box::new(gift)), user)
         }
         "WebcastLikeMessage" => {
-            let message: webcast::LikeMessage = must_decode(envelope, &payload)?;
+            let message: webcast::LikeMessage = must_decode(envelope, body)?;
             let like = Like {
                 raw_type,
                 count: count(message.count),
@@ -96,7 +88,7 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
             (Payload::Like(like), sender(message.user.as_ref(), None))
         }
         "WebcastMemberMessage" => {
-            let message: webcast::MemberMessage = must_decode(envelope, &payload)?;
+            let message: webcast::MemberMessage = must_decode(envelope, body)?;
             let join = Join {
                 raw_type,
                 member_count: count(message.member_count),
@@ -105,20 +97,29 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
             (Payload::Join(join), sender(message.user.as_ref(), None))
         }
         "WebcastSocialMessage" => {
-            let message: webcast::SocialMessage = must_decode(envelope, &payload)?;
+            let message: webcast::SocialMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), None);
             let payload = social::social(&raw_type, &message)
-                .unwrap_or_else(|| raw(raw_type, bytes, Some(decoded::social(&message))));
+                .unwrap_or_else(|| raw(raw_type, &envelope.data, Some(decoded::social(&message))));
             (payload, user)
         }
         "WebcastSubNotifyMessage" => {
-            let message: webcast::SubNotifyMessage = must_decode(envelope, &payload)?;
+            let message: webcast::SubNotifyMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), None);
-            let subscription = social::subscription(raw_type, &message);
-            (Payload::Subscribe(subscription), user)
+            let payload = social::subscription(&raw_type, &message).map_or_else(
+                || {
+                    raw(
+                        raw_type,
+                        &envelope.data,
+                        Some(decoded::subscription_notice(&message)),
+                    )
+                },
+                Payload::Subscribe,
+            );
+            (payload, user)
         }
         "WebcastEmoteChatMessage" => {
-            let message: webcast::EmoteChatMessage = must_decode(envelope, &payload)?;
+            let message: webcast::EmoteChatMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), message.user_identity.as_ref());
             let emotes = message
                 .emote_list
@@ -131,33 +132,40 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
             (Payload::Emote(emotes), user)
         }
         "WebcastLinkMicBattle" => {
-            let message: webcast::LinkMicBattle = must_decode(envelope, &payload)?;
+            let message: webcast::LinkMicBattle = must_decode(envelope, body)?;
             let battle = battle::battle(raw_type, &message);
             (Payload::Battle(Box::new(battle)), None)
         }
         "WebcastLinkMicArmies" => {
-            let message: webcast::LinkMicArmies = must_decode(envelope, &payload)?;
+            let message: webcast::LinkMicArmies = must_decode(envelope, body)?;
             let armies = battle::armies(raw_type, &message);
             (Payload::Battle(Box::new(armies)), None)
         }
         "WebcastBarrageMessage" => {
-            let message: webcast::BarrageMessage = must_decode(envelope, &payload)?;
+            let message: webcast::BarrageMessage = must_decode(envelope, body)?;
             let grade = message.user_grade_param.as_ref();
             let fan = message.fans_level_param.as_ref();
-            let user = first([
-                message.user.as_ref(),
-                grade.and_then(|param| param.user.as_ref()),
-                fan.and_then(|param| param.user.as_ref()),
-            ]);
+            // Where no field has the user, the text may name it.
+            let texts = [&message.content, &message.common_barrage_content];
+            let named = texts.into_iter().flatten().flat_map(|text| &text.pieces);
+            let user = first(
+                [
+                    message.user.as_ref(),
+                    grade.and_then(|param| param.user.as_ref()),
+                    fan.and_then(|param| param.user.as_ref()),
+                ]
+                .into_iter()
+                .chain(named.map(|piece| piece.user_value.as_ref()?.user.as_ref())),
+            );
             let banner = battle::barrage(raw_type, &message);
             (Payload::Battle(Box::new(banner)), user)
         }
         "WebcastRoomUserSeqMessage" => {
-            let message: webcast::RoomUserSeqMessage = must_decode(envelope, &payload)?;
+            let message: webcast::RoomUserSeqMessage = must_decode(envelope, body)?;
             (Payload::RoomUser(room_user(raw_type, &message)), None)
         }
         "WebcastControlMessage" => {
-            let message: webcast::ControlMessage = must_decode(envelope, &payload)?;
+            let message: webcast::ControlMessage = must_decode(envelope, body)?;
             let payload = if END_ACTIONS.contains(&message.action) {
                 Payload::StreamEnd(StreamEnd {
                     raw_type,
@@ -165,7 +173,7 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
                     message: text(&message.tips),
                 })
             } else {
-                raw(raw_type, bytes, Some(decoded::control(&message)))
+                raw(raw_type, &envelope.data, Some(decoded::control(&message)))
             };
             (payload, None)
         }
@@ -176,17 +184,18 @@ fn protobuf(envelope: &Envelope, bytes: &[u8]) -> Result<(Payload, Option<User>)
             return Err(parse_error(&envelope.kind, &"its data is a JSON object"));
         }
         other => {
-            let Decoded { content, user } = decoded::decoded(other, &payload);
-            (raw(raw_type, bytes, content), user)
+            let Decoded { content, user } = decoded::decoded(other, body);
+            (raw(raw_type, &envelope.data, content), user)
         }
     })
 }
 
 fn must_decode<M: Message + Default + Name>(
     envelope: &Envelope,
-    payload: &Bytes,
+    body: &Body,
 ) -> Result<M, Rejection> {
-    decode(payload).map_err(|error| parse_error(&envelope.kind, &error))
+    body.decode()
+        .map_err(|error| parse_error(&envelope.kind, &error))
 }
 
 fn parse_error(kind: &str, error: &dyn std::fmt::Display) -> Rejection {
@@ -196,10 +205,13 @@ fn parse_error(kind: &str, error: &dyn std::fmt::Display) -> Rejection {
     }
 }
 
-fn raw(raw_type: String, bytes: &[u8], decoded: Option<Value>) -> Payload {
+fn raw(raw_type: String, data: &RawData, decoded: Option<Value>) -> Payload {
     Payload::Raw(Raw {
         raw_type,
-        raw: Value::String(STANDARD.encode(bytes)),
+        raw: match data {
+            RawData::Protobuf(bytes) => Value::String(STANDARD.encode(bytes)),
+            RawData::Json(object) => Value::Object(object_without_nul(object.clone())),
+        },
         decoded,
     })
 }
@@ -251,13 +263,22 @@ fn emote(emote: &webcast::Emote, position: Option<u32>) -> Emote {
 }
 
 fn room_user(raw_type: String, message: &webcast::RoomUserSeqMessage) -> RoomUser {
-    let top_viewers = message.ranks.iter().filter_map(|place| {
-        Some(TopViewer {
-            person: person(place.user.as_ref()?)?,
-            rank: count(place.rank),
-            coins: count(place.score),
-        })
-    });
+    let top_viewers = message
+        .ranks
+        .iter()
+        .zip(1_u64..)
+        .filter_map(|(place, number)| {
+            Some(TopViewer {
+                person: person(place.user.as_ref()?)?,
+                // The oldest JSON has no rank, but the order.
+                rank: if place.rank > 0 {
+                    count(place.rank)
+                } else {
+                    number
+                },
+                coins: count(place.score),
+            })
+        });
     let anonymous = count(message.anonymous);
     RoomUser {
         raw_type,

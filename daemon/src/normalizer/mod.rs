@@ -5,19 +5,23 @@
 //! reading: [`run`] is the stage (Redis, time, retries, who normalizes); [`Normalizer`] is the rest
 //! without it; [`normalize`] is the table of types and is pure; `memory`, `streaks` and `catalogue`
 //! are what is known from the messages before; [`Contract`] checks the result against the published
-//! schema. Below these: `decode` (bytes to messages), `user`, `gift`,
+//! schema. Below these: `decode` (bytes to messages; `json` makes these
+//! bytes of JSON), `user`, `gift`,
 //! `social`, `battle`, `lifecycle`, and `decoded` for messages without an event type.
 //!
 //! Crash and redelivery: publishing, acknowledging and writing down what is remembered are one
-//! script, so whoever does it again starts from the same and comes to the same. Bad input: one message never stops the next;
-//! what cannot be read goes to the dead letters with its original fields.
+//! script, so whoever does it again starts from the same and comes to the same. Bad input:
+//! one message never stops the next; what cannot be read goes to the dead letters with its original fields.
 
 mod battle;
 mod catalogue;
 mod decode;
 mod decoded;
 mod gift;
+mod json;
 mod lifecycle;
+mod limits;
+mod lines;
 mod map;
 mod memory;
 mod object;
@@ -30,6 +34,7 @@ mod user;
 mod validate;
 
 pub use catalogue::Known;
+pub use lines::Lines;
 pub use map::normalize;
 pub use run::{Error, Options, run};
 pub use streaks::TIMEOUT_TYPE;

@@ -17,14 +17,13 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use metrics::{counter, gauge, histogram};
-use shared::raw::Envelope;
 use shared::streams::GROUP_NORMALIZER;
 use shared::time::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Checked, Known, Normalizer, Reason, Rejection, SchemaError};
+use super::{Checked, Known, Normalizer, Reason, Rejection, SchemaError, limits};
 use crate::bus::{
     self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, Hopped, LEASE, Outcome, Owner, RENEW, Role,
 };
@@ -372,13 +371,11 @@ impl Shard {
             let error = format!("{} processes have died on it", entry.deliveries);
             return Err((POISONED, error));
         }
-        let envelope = Envelope::from_fields(|field| entry.get(field))
-            .map_err(|error| unreadable(error.to_string()))?;
+        let refused = |Rejection { reason, error }| (reason.as_str(), error);
+        let envelope = limits::envelope(|field| entry.get(field)).map_err(refused)?;
         let taken = self.normalizer.take(&envelope);
         before.extend(taken.timeouts.into_iter().map(timeout));
-        let Checked { event, json } = taken
-            .event
-            .map_err(|Rejection { reason, error }| (reason.as_str(), error))?;
+        let Checked { event, json } = taken.event.map_err(refused)?;
         counter!(NORMALIZER_EVENTS, "type" => event.payload.event_type().as_str()).increment(1);
         Ok(Outcome::Event {
             json,

@@ -152,7 +152,7 @@ fn is_streak(event: &UnifiedEvent) -> bool {
 
 /// Turns a panic into a rejection. There should be none; but the message that causes one would
 /// come again after every restart, and nothing behind it would ever be read.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
     // Nothing is changed by the work that somebody could see half done.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Rejection {

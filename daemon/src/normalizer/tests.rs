@@ -4,6 +4,11 @@
 mod captured;
 mod check;
 mod check_raw;
-mod fixtures;
+pub(super) mod fixtures;
+mod golden;
 mod hostile;
+mod json;
+mod methods;
+mod observed;
+mod properties;
 mod readable;

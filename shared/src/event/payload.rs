@@ -171,6 +171,26 @@ pub struct Subscribe {
     /// Whether it is the account's first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<bool>,
+    /// `true` when it was given away, not bought for oneself. TikTok does not say in a field
+    /// whether the event's user gave or got it: `text` does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gifted: bool,
+    /// Who gave it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gifted_by: Option<SubscriptionGiver>,
+    /// What the app shows for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// Who gives subscriptions away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SubscriptionGiver {
+    /// TikTok itself.
+    Platform,
+    /// A viewer.
+    Viewer,
 }
 
 /// How a subscription renews.

@@ -131,6 +131,10 @@ export type UnifiedEvent1 =
  */
 export type StreakState = "progress" | "final" | "single";
 /**
+ * Who gives subscriptions away.
+ */
+export type SubscriptionGiver = "platform" | "viewer";
+/**
  * How a subscription renews.
  */
 export type SubscriptionKind = "once" | "autoRenew" | "other";
@@ -241,9 +245,17 @@ export interface User {
    */
   followingCount?: number;
   /**
+   * Account and creator follow each other.
+   */
+  friend?: boolean;
+  /**
    * Level as a gifter.
    */
   gifterLevel?: number;
+  /**
+   * May not write in the chat at the moment.
+   */
+  muted?: boolean;
   /**
    * What the account is in this room.
    */
@@ -256,6 +268,10 @@ export interface User {
    * Level in the creator's fan club.
    */
   teamLevel?: number;
+  /**
+   * The name of the creator's fan club, where the account is in it.
+   */
+  teamName?: string;
   /**
    * The account's number: stays the same when names change.
    */
@@ -532,6 +548,15 @@ export interface Subscribe {
    */
   first?: boolean;
   /**
+   * `true` when it was given away, not bought for oneself. TikTok does not say in a field
+   * whether the event's user gave or got it: `text` does.
+   */
+  gifted?: boolean;
+  /**
+   * Who gave it away.
+   */
+  giftedBy?: SubscriptionGiver;
+  /**
    * Months in total.
    */
   months?: number;
@@ -539,6 +564,10 @@ export interface Subscribe {
    * TikTok's method name.
    */
   rawType: string;
+  /**
+   * What the app shows for it.
+   */
+  text?: string;
   /**
    * How it renews.
    */
