@@ -119,14 +119,12 @@ fn euler(version: u8) -> Vec<Envelope> {
     let mut envelopes = Vec::new();
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
-        let mut envelope = any.clone();
-        envelope.kind = line["messages"][0]["type"]
-            .as_str()
-            .expect("a type")
-            .to_owned();
-        let data = line["messages"][0]["data"].as_object().expect("an object");
-        envelope.data = RawData::Json(data.clone());
-        envelopes.push(envelope);
+        let message = &line["messages"][0];
+        envelopes.push(Envelope {
+            kind: message["type"].as_str().expect("a type").to_owned(),
+            data: RawData::Json(message["data"].as_object().expect("an object").clone()),
+            ..any.clone()
+        });
     }
     envelopes
 }

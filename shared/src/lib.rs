@@ -6,6 +6,7 @@
 //! [`api`] is how the edge hands it out; [`dead_letter`] is for what could not be processed.
 
 pub mod api;
+pub mod control;
 pub mod dead_letter;
 pub mod event;
 pub mod identity;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::lease::Leases;
 use super::reconnect::jittered;
+use super::session::json_size;
 use crate::bus::rooms::by_room;
 use crate::bus::{Bus, DeadLetter, Error};
 
@@ -107,7 +108,7 @@ impl From<Envelope> for Parcel {
 fn size(envelope: &Envelope) -> usize {
     let data = match &envelope.data {
         RawData::Protobuf(bytes) => bytes.len().div_ceil(3) * 4,
-        RawData::Json(_) => 0, // our own, and small
+        RawData::Json(object) => json_size(object),
     };
     data + ENVELOPE_OVERHEAD
 }

@@ -4,7 +4,8 @@
 //! entry. All are texts there; here `seqNo` may be a number, `backlog` a truth value and `data` a
 //! JSON object, `null` counts as absent, and unknown fields are ignored. Goes out: for each line,
 //! in order, one line: the UnifiedEvent, or `{"error": {"reason", "error"}}`. Lines of nothing but
-//! white space are no envelopes and are passed over.
+//! white space are no envelopes and are passed over. Gift streaks and likes are remembered from
+//! line to line as the stage does; the end of a streak that time concludes has no line of its own.
 //!
 //! Bad input: a line that cannot be read is one error and costs none of the others; one longer than
 //! 4 MiB is thrown away without being held in memory. Crash: there is nothing to lose.
@@ -12,11 +13,10 @@
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 
 use serde_json::{Map, Value, json};
-use shared::event::UnifiedEvent;
 use shared::raw::Envelope;
 
-use super::run::guarded;
-use super::{Contract, Reason, Rejection, SchemaError, limits, normalize};
+use super::take::guarded;
+use super::{Normalizer, Reason, Rejection, SchemaError, limits};
 use crate::proto::MESSAGE_LIMIT;
 
 /// A line has no more bytes: the longest `data` as a text of JSON with every character escaped.
@@ -26,7 +26,7 @@ const FIELDS_COST: usize = 16 * 1024;
 
 /// Normalizes lines, one after the other, and counts them.
 pub struct Lines {
-    contract: Contract,
+    normalizer: Normalizer,
     events: u64,
     rejections: u64,
 }
@@ -38,7 +38,7 @@ impl Lines {
     /// When the build is broken.
     pub fn new() -> Result<Self, SchemaError> {
         Ok(Self {
-            contract: Contract::new()?,
+            normalizer: Normalizer::new()?,
             events: 0,
             rejections: 0,
         })
@@ -75,11 +75,9 @@ impl Lines {
 
     /// The answer to one line, without its end.
     pub fn answer(&mut self, line: &[u8]) -> String {
-        let answered = guarded(|| {
-            let envelope = envelope(line)?;
-            let event = Self::event(&envelope)?;
-            self.contract.json(&event)
-        });
+        let answered = guarded(|| envelope(line))
+            .and_then(|envelope| self.normalizer.take(&envelope).event)
+            .map(|checked| checked.json);
         match answered {
             Ok(json) => {
                 self.events += 1;
@@ -91,11 +89,6 @@ impl Lines {
                 json!({"error": {"reason": reason, "error": rejection.error}}).to_string()
             }
         }
-    }
-
-    /// The event of an envelope, as the stage makes it.
-    fn event(envelope: &Envelope) -> Result<UnifiedEvent, Rejection> {
-        normalize(envelope)
     }
 }
 

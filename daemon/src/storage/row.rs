@@ -350,6 +350,7 @@ mod tests {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
+            deliveries: 0,
         }
     }
 

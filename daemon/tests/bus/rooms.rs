@@ -146,8 +146,8 @@ async fn a_lapsed_lease_is_renewed_unless_somebody_has_taken_the_room() {
     let _: i64 = redis.ask(&format!("DEL ttlc:lease:{ROOM}")).await;
     let renewed = redis.bus.renew_rooms(owner(1), &rooms).await.unwrap();
     assert_eq!(renewed, [true, true], "nobody took it");
-    let taken = redis.bus.claim_room(ROOM, owner(2)).await.unwrap();
-    assert!(matches!(taken, Claim::Taken(_)), "it is held again");
+    let claim = redis.bus.claim_room(ROOM, owner(2)).await.unwrap();
+    assert!(matches!(claim, Claim::Taken(_)), "it is held again");
 
     let _: i64 = redis.ask(&format!("DEL ttlc:lease:{ROOM}")).await;
     let taken_over = redis.claim(ROOM, 2).await.token;

@@ -26,7 +26,7 @@ const RATIO_LIMIT: usize = 100;
 /// Up to here any ratio is fine, in bytes: little text compresses as it likes.
 const RATIO_FREE: usize = 64 * 1024;
 /// Messages in one frame; a busy room has some ten, the first fetch some hundred.
-pub(super) const MESSAGES_LIMIT: usize = 5_000;
+pub(in crate::ingest) const MESSAGES_LIMIT: usize = 5_000;
 /// Other fields, among them headers and route parameters.
 const FIELDS_LIMIT: usize = 1_000;
 
@@ -82,16 +82,16 @@ pub(in crate::ingest) struct Damaged {
 
 /// What a frame says.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Frame {
+pub(in crate::ingest) struct Frame {
     /// The frame to send back at once, if the server wants one.
-    pub(super) ack: Option<Bytes>,
+    pub(in crate::ingest) ack: Option<Bytes>,
     /// In their order.
-    pub(super) messages: Vec<Result<BaseMessage, Damaged>>,
+    pub(in crate::ingest) messages: Vec<Result<BaseMessage, Damaged>>,
 }
 
 /// Reads one binary WebSocket message. Frames that carry no room messages, such as the answer to
 /// a heartbeat, are empty.
-pub(super) fn read(bytes: &Bytes) -> Result<Frame, Malformed> {
+pub(in crate::ingest) fn read(bytes: &Bytes) -> Result<Frame, Malformed> {
     if bytes.len() > SIZE_LIMIT {
         return Err(Malformed::Size(bytes.len()));
     }
@@ -142,7 +142,7 @@ fn message(bytes: &Bytes) -> Result<BaseMessage, Damaged> {
 
 /// The payload, inflated if its first bytes say that it is compressed. The header that should
 /// say so is not looked at: it may lie both ways.
-fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
+pub(in crate::ingest) fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
     if !payload.starts_with(&[0x1f, 0x8b, 0x08]) {
         return Ok(payload);
     }

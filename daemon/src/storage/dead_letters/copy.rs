@@ -1,7 +1,7 @@
 //! Copies `ttlc:dlq` into `dead_letters`, and finishes what somebody began to put back.
 //!
-//! Every entry counts once, by its id; it is acknowledged after the commit, and then the
-//! trimmer takes it off the stream. A letter that fails again after it was put back is open again.
+//! Every entry counts once, by its id; it is acknowledged after the commit, and the trimmer drops
+//! what is acknowledged. A letter that fails again after it was put back is open again.
 
 use std::time::Duration;
 

@@ -220,6 +220,7 @@ mod tests {
     fn entry(fields: &[(&str, &str)]) -> Entry {
         Entry {
             id: "1763800000000-3".into(),
+            deliveries: 0,
             fields: fields
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

@@ -1,15 +1,19 @@
 //! The life of a connection against a scripted server.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::SinkExt as _;
 use prost::Message as _;
 use shared::raw::{Envelope, RawData};
 use tokio::io::DuplexStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::*;
-use crate::bus;
-use crate::ingest::direct::dial::{FRAME_LIMIT, limits};
+use crate::bus::{self, DeadLetter};
 use crate::ingest::outbox::{Outbox, Sink};
+use crate::ingest::socket::{CLOSE_TIMEOUT, DEAD_LETTERS, FRAME_LIMIT, limits};
 use crate::proto::frames::{BaseMessage, EnterRoom, FetchResult, Heartbeat, PushFrame};
 use crate::proto::webcast::ControlMessage;
 
