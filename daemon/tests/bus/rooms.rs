@@ -146,8 +146,8 @@ async fn a_lapsed_lease_is_renewed_unless_somebody_has_taken_the_room() {
     let _: i64 = redis.ask(&format!("DEL ttlc:lease:{ROOM}")).await;
     let renewed = redis.bus.renew_rooms(owner(1), &rooms).await.unwrap();
     assert_eq!(renewed, [true, true], "nobody took it");
-    let taken = redis.bus.claim_room(ROOM, owner(2)).await.unwrap();
-    assert!(matches!(taken, Claim::Taken(_)), "it is held again");
+    let claim = redis.bus.claim_room(ROOM, owner(2)).await.unwrap();
+    assert!(matches!(claim, Claim::Taken(_)), "it is held again");
 
     let _: i64 = redis.ask(&format!("DEL ttlc:lease:{ROOM}")).await;
     let taken_over = redis.claim(ROOM, 2).await.token;
@@ -263,6 +263,32 @@ fn of<'a>(stream_id: &'a str, token: u64, late: bool, envelopes: &[&'a Envelope]
         stream_id,
         token,
         late,
+        after: None,
         envelopes: envelopes.to_vec(),
     }
+}
+
+#[tokio::test]
+async fn a_room_of_which_redis_has_lost_something_publishes_nothing() {
+    let redis = Redis::start();
+    let token = redis.claim(ROOM, 1).await.token;
+    let (first, next) = (envelope(ROOM, 10), envelope(ROOM, 11));
+    let asks = [RoomBatch {
+        after: Some(10),
+        ..of(ROOM, token, false, &[])
+    }];
+    let published = redis.bus.publish(owner(1), &asks).await.unwrap();
+    assert_eq!(published.behind, [(0, None)], "it knows nothing");
+    let batch = of(ROOM, token, false, &[&first]);
+    redis.bus.publish(owner(1), &[batch]).await.unwrap();
+    let published = redis.bus.publish(owner(1), &asks).await.unwrap();
+    assert_eq!(published, Published::default());
+
+    let batches = [RoomBatch {
+        after: Some(11),
+        ..of(ROOM, token, false, &[&next])
+    }];
+    let published = redis.bus.publish(owner(1), &batches).await.unwrap();
+    assert_eq!(published.behind, [(0, Some(10))]);
+    assert_eq!(redis.raw_numbers().await, [10]);
 }

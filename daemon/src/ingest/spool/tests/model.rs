@@ -63,7 +63,9 @@ async fn history(steps: Vec<Step>, full: bool) {
             let room = index.to_string();
             let floor = process.sink.hold(&room).floor;
             let known = process.outlet.remembered(&room).floor;
-            said.next = said.next.max(1000 * (u64::try_from(said.session).unwrap() + 1));
+            said.next = said
+                .next
+                .max(1000 * (u64::try_from(said.session).unwrap() + 1));
             if let Some(floor) = floor.max(known) {
                 said.next = said.next.max(floor + 1);
             }
