@@ -1,9 +1,12 @@
 //! What the normalizer costs per message, over the captured rooms.
 //!
 //! `cargo bench -p daemon --bench normalize`. The counter of each benchmark is messages, so the
-//! figures are messages per second of one thread.
+//! figures are messages per second of one thread. First come the figures that the project aims at,
+//! from the bytes of a message to the text of its event, with validation and without: both kinds
+//! take turns, so that what else the machine does hits both alike.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use daemon::normalizer::{Contract, normalize};
 use divan::counter::ItemsCount;
@@ -12,8 +15,62 @@ use shared::event::UnifiedEvent;
 use shared::raw::{Envelope, RawData, Source};
 use shared::time::Timestamp;
 
+/// A decoder in JavaScript on such captures, messages a second of one core: what we measure by.
+const NODE: f64 = 19_200.0;
+/// Turns of each kind.
+const TURNS: u32 = 41;
+
 fn main() {
+    report();
     divan::main();
+}
+
+/// Measures the whole way, with validation and without, and what validation is of it.
+fn report() {
+    let contract = Contract::new().expect("the schema compiles");
+    let envelopes = captured();
+    let bytes: usize = envelopes
+        .iter()
+        .map(|envelope| match &envelope.data {
+            RawData::Protobuf(bytes) => bytes.len(),
+            RawData::Json(_) => 0,
+        })
+        .sum();
+    let count = envelopes.len();
+    let turn = |work: &dyn Fn(&UnifiedEvent) -> Option<String>| {
+        let begun = Instant::now();
+        for envelope in &envelopes {
+            let event = normalize(black_box(envelope)).expect("every capture is an event");
+            black_box(work(&event).expect("every capture has its text"));
+        }
+        begun.elapsed()
+    };
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        without.push(turn(&|event| serde_json::to_string(event).ok()));
+        with.push(turn(&|event| contract.json(event).ok()));
+    }
+    println!("{count} captured messages, {} bytes each", bytes / count);
+    let [without, with] = [median(without), median(with)];
+    for (what, time, aim) in [("without", without, 8.0), ("with", with, 5.0)] {
+        #[expect(clippy::cast_precision_loss, reason = "some thousand messages")]
+        let rate = count as f64 / time.as_secs_f64();
+        println!(
+            "{what} validation: {rate:.0} messages/s, {:.1} x {NODE} (aim: {aim} x)",
+            rate / NODE
+        );
+    }
+    let share = with.saturating_sub(without);
+    println!(
+        "validation: {:.2} us a message, {:.0} % of the whole way",
+        share.as_secs_f64() * 1e6 / f64::from(u32::try_from(count).unwrap_or(u32::MAX)),
+        share.as_secs_f64() / with.as_secs_f64() * 100.0
+    );
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 fn captured() -> Vec<Envelope> {
@@ -62,14 +119,12 @@ fn euler(version: u8) -> Vec<Envelope> {
     let mut envelopes = Vec::new();
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
-        let mut envelope = any.clone();
-        envelope.kind = line["messages"][0]["type"]
-            .as_str()
-            .expect("a type")
-            .to_owned();
-        let data = line["messages"][0]["data"].as_object().expect("an object");
-        envelope.data = RawData::Json(data.clone());
-        envelopes.push(envelope);
+        let message = &line["messages"][0];
+        envelopes.push(Envelope {
+            kind: message["type"].as_str().expect("a type").to_owned(),
+            data: RawData::Json(message["data"].as_object().expect("an object").clone()),
+            ..any.clone()
+        });
     }
     envelopes
 }
@@ -123,6 +178,36 @@ fn validating(bencher: Bencher) {
         .bench_local(|| {
             for event in &events {
                 black_box(contract.json(black_box(event)).is_ok());
+            }
+        });
+}
+
+/// The same by the schema as it is published, whose fifteen forms are tried one after the other:
+/// what compiling a schema for each event type saves.
+#[divan::bench]
+fn validating_by_the_published_schema(bencher: Bencher) {
+    let schema = jsonschema::validator_for(&shared::event::json_schema()).expect("compiles");
+    let events = events();
+    bencher
+        .counter(ItemsCount::new(events.len()))
+        .bench_local(|| {
+            for event in &events {
+                let value = serde_json::to_value(black_box(event)).expect("an object");
+                assert!(schema.is_valid(&value));
+                black_box(value.to_string());
+            }
+        });
+}
+
+/// An event to a JSON value: the part of validation that is no validation.
+#[divan::bench]
+fn converting(bencher: Bencher) {
+    let events = events();
+    bencher
+        .counter(ItemsCount::new(events.len()))
+        .bench_local(|| {
+            for event in &events {
+                black_box(serde_json::to_value(black_box(event)).is_ok());
             }
         });
 }

@@ -2,8 +2,9 @@
 //!
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
-//! [`hop`](self::hop) (from raw entries to events), [`control`](self::control) (who is followed),
-//! [`trim`](self::trim) (what leaves the streams), `safety` (settings of Redis that lose events).
+//! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
+//! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
+//! `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
@@ -18,10 +19,12 @@
 //! | `ttlc:fence:{room}` | the last owner, and a number that rises with each new one | 30 days after the last claim |
 //! | `ttlc:seq:{room}` | the highest `seqNo` given out in the room | 30 days after the last message |
 //! | `ttlc:seen:{room}` | the latest messages of the room, by `seqNo`: what TikTok may send again | 1 hour after the last message |
-//! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON | 90 s after the last refresh |
+//! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
+//! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
-//! | `ttlc:normalizer` | what the normalizer remembers: open gift streaks, totals of likes | as the normalizer says |
+//! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
+//! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
 //! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot.
 //!
@@ -38,15 +41,17 @@
 pub mod consumer;
 pub mod control;
 pub mod hop;
+pub mod redrive;
 pub mod rooms;
 mod safety;
 pub mod trim;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Value};
+use redis::{Client, Script, Value};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use shared::streams::{StreamNames, dlq};
@@ -54,7 +59,7 @@ use shared::time::Timestamp;
 
 pub use self::consumer::{Consumer, Entry};
 pub use self::control::Tracked;
-pub use self::hop::{Batch, Hop, Outcome, Role, State};
+pub use self::hop::{Batch, Hop, Hopped, Outcome, Role, State};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};
 
 /// No command takes longer than this, but for the time a read is told to wait.
@@ -64,7 +69,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// `MAXLEN ~` of raw and events: a fuse far above what trimming leaves, about 2.5 GB of messages.
 const FUSE: u64 = 1_000_000;
 /// How long a creator's status is believed without a refresh, in seconds.
-const STATUS_TTL: u64 = 90;
+const STATUS_TTL: u64 = 35;
+
+/// KEYS: a creator's status. ARGV: who writes, the status with its writer, its state, its life in s.
+/// A daemon on standby says so only where nobody else says anything, and nobody but its reader says
+/// that a live room is something else.
+const SET_STATUS: &str = r"
+local known = redis.call('GET', KEYS[1])
+if known then
+  local readable, status = pcall(cjson.decode, known)
+  if readable and status.daemon and status.daemon ~= ARGV[1]
+    and (ARGV[3] == 'standby' or (status.state == 'live' and ARGV[3] ~= 'live')) then return end
+end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[4])";
+
+/// The list of gifts, for all shards.
+const GIFTS: &str = "ttlc:gifts";
+/// How long it is kept, in seconds: it is fetched anew every day.
+const GIFTS_TTL: i64 = 7 * 24 * 3600;
 
 /// Redis did not do what it was asked. Always infrastructure: wait and retry.
 #[derive(Debug, thiserror::Error)]
@@ -86,13 +108,16 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatorStatus {
-    /// `waiting`, `connecting`, `live` or `error`.
+    /// `waiting`, `connecting`, `standby` (another daemon reads the room), `live` or `error`.
     pub state: &'static str,
     /// The room, while one is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_id: Option<String>,
     /// Who delivers.
     pub provider: &'static str,
+    /// Whether that is not the provider of the first choice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fallback: bool,
     /// A category, as in the lifecycle events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -156,6 +181,7 @@ pub struct Bus {
 struct Scripts {
     rooms: rooms::Scripts,
     hop: hop::Scripts,
+    status: Script,
 }
 
 impl Bus {
@@ -174,6 +200,7 @@ impl Bus {
             scripts: Scripts {
                 rooms: rooms::Scripts::new(),
                 hop: hop::Scripts::new(),
+                status: Script::new(SET_STATUS),
             },
         })
     }
@@ -190,16 +217,50 @@ impl Bus {
             .await?)
     }
 
-    /// Tells the API how a creator's connection is; forgotten when not refreshed.
-    pub async fn set_status(&self, creator: &str, status: &CreatorStatus) -> Result<(), Error> {
-        let json = serde_json::to_string(status).map_err(|_| Error::Reply("SET"))?;
-        let key = format!("ttlc:status:{creator}");
-        Ok(redis::cmd("SET")
-            .arg(key)
-            .arg(json)
-            .arg("EX")
-            .arg(STATUS_TTL)
+    /// Tells the API how a creator's connection is; forgotten when not refreshed. Where two daemons
+    /// follow the same creator, the one that reads the room is heard.
+    pub async fn set_status(
+        &self,
+        creator: &str,
+        status: &CreatorStatus,
+        by: Owner,
+    ) -> Result<(), Error> {
+        let mut json = serde_json::to_value(status).map_err(|_| Error::Reply("SET"))?;
+        json["daemon"] = by.to_string().into();
+        let mut call = self.scripts.status.prepare_invoke();
+        call.key(status_key(creator))
+            .arg(by.to_string())
+            .arg(json.to_string())
+            .arg(status.state)
+            .arg(STATUS_TTL);
+        Ok(call.invoke_async(&mut self.manager.clone()).await?)
+    }
+
+    /// A creator is followed no more.
+    pub async fn remove_status(&self, creator: &str) -> Result<(), Error> {
+        Ok(redis::cmd("DEL")
+            .arg(status_key(creator))
             .exec_async(&mut self.manager.clone())
+            .await?)
+    }
+
+    /// Puts a list of gifts by their ids in place of the last one, for the normalizer: each as
+    /// JSON `{name, coins, imageUrl}`. Forgotten a week after it was last put.
+    pub async fn put_gifts(&self, gifts: &[(String, String)]) -> Result<(), Error> {
+        let mut commands = redis::pipe();
+        commands.atomic().del(GIFTS).ignore();
+        if !gifts.is_empty() {
+            commands.hset_multiple(GIFTS, gifts).ignore();
+            commands.expire(GIFTS, GIFTS_TTL).ignore();
+        }
+        Ok(commands.exec_async(&mut self.manager.clone()).await?)
+    }
+
+    /// The list of gifts by their ids, as it was put; empty when there is none.
+    pub async fn gifts(&self) -> Result<HashMap<String, String>, Error> {
+        Ok(redis::cmd("HGETALL")
+            .arg(GIFTS)
+            .query_async(&mut self.manager.clone())
             .await?)
     }
 
@@ -235,6 +296,10 @@ impl Bus {
     pub fn consumer(&self, stream: String, group: &'static str, name: &str) -> Consumer {
         Consumer::new(self.clone(), stream, group, name)
     }
+}
+
+fn status_key(creator: &str) -> String {
+    format!("ttlc:status:{creator}")
 }
 
 fn text(value: &Value) -> Option<String> {

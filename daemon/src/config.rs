@@ -37,8 +37,26 @@ pub enum Command {
     Normalizer(NormalizerOptions),
     /// Store unified events
     StorageWriter(StorageOptions),
+    /// Normalize lines: raw.v1 envelopes as NDJSON on standard input, for each the event or its
+    /// rejection on standard output; without Redis
+    Normalize,
     /// Apply the database migrations and exit
     Migrate(storage::DatabaseOptions),
+    /// Remove what is older than the retention, and exit
+    Prune {
+        /// Where it is.
+        #[command(flatten)]
+        database: storage::DatabaseOptions,
+        /// What goes.
+        #[command(flatten)]
+        retention: storage::RetentionOptions,
+    },
+    /// Look at what could not be processed, and put it back
+    DeadLetters {
+        /// What to do.
+        #[command(subcommand)]
+        command: storage::dead_letters::Command,
+    },
     /// Ask a running process whether it is ready, for container health checks
     Healthcheck {
         /// Where it answers
@@ -48,7 +66,7 @@ pub enum Command {
 }
 
 /// What every stage needs.
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub struct Common {
     /// Redis, redis://[user:password@]host:port[/db] or rediss://… for TLS
     #[arg(

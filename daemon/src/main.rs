@@ -1,5 +1,6 @@
 //! `ttlc`: reads the settings, wires the stages of the chosen command and supervises them.
 
+use std::io::{self, BufWriter};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -53,10 +54,39 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             let bus = begin(&mut stages, &options.common)?;
             spawn_storage(&mut stages, &bus, options.storage);
         }
+        Command::Normalize => return tokio::task::block_in_place(normalize_lines),
         Command::Migrate(database) => return Ok(storage::migrate(&database).await?),
+        Command::Prune {
+            database,
+            retention,
+        } => {
+            let pruned = storage::prune(&database, &retention).await?;
+            tracing::info!(?pruned, "pruned");
+            return Ok(());
+        }
+        Command::DeadLetters { command } => {
+            let mut out = std::io::stdout();
+            return Ok(storage::dead_letters::execute(command, &mut out).await?);
+        }
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,
     }
     stages.run().await
+}
+
+/// Answers the lines of standard input. A reader that has gone away is no failure.
+fn normalize_lines() -> anyhow::Result<()> {
+    let mut lines = normalizer::Lines::new()?;
+    let output = BufWriter::new(io::stdout().lock());
+    match lines.run(io::stdin().lock(), output) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    tracing::info!(
+        events = lines.events(),
+        rejections = lines.rejections(),
+        "normalized"
+    );
+    Ok(())
 }
 
 fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {

@@ -24,6 +24,42 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 /// Counter of commands that failed; label `stage`.
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
 
+// ---- ingest: creators, connections, upstream's limits
+
+/// Gauge of creators by `state`: `waiting`, `connecting`, `standby`, `live`, `error`.
+pub const CREATORS: &str = "ttlc_ingest_creators";
+/// Gauge of open connections by `provider`.
+pub const CONNECTIONS: &str = "ttlc_ingest_connections";
+/// Counter of attempts that failed, by `provider` and `reason` (category of the lifecycle events).
+pub const ATTEMPTS_FAILED: &str = "ttlc_ingest_attempts_failed_total";
+/// Counter of connections that are over, by `provider` and `reason`.
+pub const DISCONNECTS: &str = "ttlc_ingest_disconnects_total";
+/// Counter of connections made, by `provider` and `reason` (`start`, `reconnect`).
+pub const CONNECTS: &str = "ttlc_ingest_connects_total";
+/// Counter of changes of the provider, by the `provider` that takes over.
+pub const PROVIDER_CHANGES: &str = "ttlc_ingest_provider_changes_total";
+/// Counter of messages taken from upstream, by `provider`.
+pub const MESSAGES: &str = "ttlc_ingest_messages_total";
+/// Counter of messages that upstream sent again and that were dropped, by `provider`.
+pub const REPEATS: &str = "ttlc_ingest_repeats_total";
+/// Counter of frames and messages that could not be read, by `provider`.
+pub const MALFORMED: &str = "ttlc_ingest_malformed_total";
+/// Counter of rooms lost to another daemon.
+pub const LEASES_LOST: &str = "ttlc_ingest_leases_lost_total";
+/// Counter of creators' tasks that panicked and were started again.
+pub const TASKS_RESTARTED: &str = "ttlc_ingest_tasks_restarted_total";
+/// Counter of commands of the control stream by `command`: `track`, `untrack`, `bad`.
+pub const COMMANDS: &str = "ttlc_ingest_commands_total";
+/// Gauge of requests that may be made at once, by `host`: `tiktok_web`, `tiktok_webcast`, `euler`
+/// (signing and sockets: one account).
+pub const BUDGET_LEFT: &str = "ttlc_ingest_budget_left";
+/// Histogram in seconds of the wait for a request's turn, by `host`.
+pub const BUDGET_WAIT: &str = "ttlc_ingest_budget_wait_seconds";
+/// Counter of answers "too many requests" by `host` and `label` (`minute`, `hour`, `day`, `other`).
+pub const UPSTREAM_LIMITED: &str = "ttlc_ingest_upstream_limited_total";
+
+// ---- redis, streams
+
 /// Gauge: entries of a stream, all shards' last one looked at; label `stream`.
 pub const STREAM_LENGTH: &str = "ttlc_stream_length";
 /// Counter of entries that left a stream because all groups had processed them; label `stream`.
@@ -36,6 +72,44 @@ pub const GROUP_LAG: &str = "ttlc_group_lag";
 pub const GROUP_PENDING: &str = "ttlc_group_pending";
 /// Counter of times that a stream was trimmed without a group that is too far behind; label `group`.
 pub const GROUP_SKIPPED: &str = "ttlc_group_skipped_total";
+
+// ---- storage
+
+/// Counter of events stored; no label.
+pub const STORAGE_EVENTS: &str = "ttlc_storage_events_total";
+/// Counter of entries that were stored already; no label.
+pub const STORAGE_DUPLICATES: &str = "ttlc_storage_duplicates_total";
+/// Counter of entries that a replay showed; no label.
+pub const STORAGE_REPLAYED: &str = "ttlc_storage_replayed_total";
+/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `id_collision`).
+pub const STORAGE_REJECTED: &str = "ttlc_storage_rejected_total";
+/// Counter of events of days without a partition: an alarm; no label.
+pub const STORAGE_DEFAULT_PARTITION: &str = "ttlc_storage_default_partition_total";
+/// Counter of pending entries that were trimmed away: an alarm; no label.
+pub const STORAGE_TRIMMED: &str = "ttlc_storage_trimmed_unread_total";
+/// Histogram of the time a batch takes from reading to the acknowledgement, in seconds; no label.
+pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
+/// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
+pub const DEAD_LETTERS: &str = "ttlc_dead_letters_total";
+
+// ---- normalizer
+
+/// Counter of events published; label `type`, an `eventType`.
+pub const NORMALIZER_EVENTS: &str = "ttlc_normalizer_events_total";
+/// Counter of messages that became no event; label `reason`, as in the dead letters.
+pub const NORMALIZER_REJECTED: &str = "ttlc_normalizer_rejected_total";
+/// Counter of gift streaks concluded without their end.
+pub const NORMALIZER_TIMEOUTS: &str = "ttlc_normalizer_streak_timeouts_total";
+/// Gauge: gift streaks that go on; label `shard`.
+pub const NORMALIZER_STREAKS: &str = "ttlc_normalizer_streaks_open";
+/// Gauge: 1 where this process normalizes, 0 where it stands by; label `shard`.
+pub const NORMALIZER_ACTIVE: &str = "ttlc_normalizer_active";
+/// Histogram in seconds: decoding, mapping and checking a message; the mean of each batch.
+pub const NORMALIZER_MESSAGE: &str = "ttlc_normalizer_message_seconds";
+/// Histogram in seconds: checking an event against the contract and writing its JSON; a sample.
+pub const NORMALIZER_VALIDATION: &str = "ttlc_normalizer_validation_seconds";
+/// Histogram in seconds: publishing a batch.
+pub const NORMALIZER_HOP: &str = "ttlc_normalizer_hop_seconds";
 
 // ---- spool
 
@@ -113,6 +187,21 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
     describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
     describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_gauge!(CREATORS, "Followed creators, by state");
+    describe_gauge!(CONNECTIONS, "Open connections to rooms");
+    describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");
+    describe_counter!(DISCONNECTS, "Connections to rooms that are over");
+    describe_counter!(CONNECTS, "Connections to rooms that were made");
+    describe_counter!(PROVIDER_CHANGES, "Changes to another provider");
+    describe_counter!(MESSAGES, "Messages taken from rooms");
+    describe_counter!(REPEATS, "Messages sent again by upstream and dropped");
+    describe_counter!(MALFORMED, "Frames and messages that cannot be read");
+    describe_counter!(LEASES_LOST, "Rooms lost to another daemon");
+    describe_counter!(TASKS_RESTARTED, "Creators' tasks that panicked");
+    describe_counter!(COMMANDS, "Commands of the control stream");
+    describe_gauge!(BUDGET_LEFT, "Requests that may be made at once");
+    describe_histogram!(BUDGET_WAIT, Unit::Seconds, "Wait for a request's turn");
+    describe_counter!(UPSTREAM_LIMITED, "Answers of upstream: too many requests");
     describe_gauge!(STREAM_LENGTH, "Entries of a stream");
     describe_counter!(
         STREAM_TRIMMED,
@@ -125,6 +214,46 @@ fn describe() {
     describe_gauge!(GROUP_LAG, "Entries that a group has not read");
     describe_gauge!(GROUP_PENDING, "Entries read and not acknowledged");
     describe_counter!(GROUP_SKIPPED, "Times a group too far behind was left out");
+
+    describe_counter!(STORAGE_EVENTS, "Events stored");
+    describe_counter!(STORAGE_DUPLICATES, "Entries that were stored already");
+    describe_counter!(STORAGE_REPLAYED, "Entries that a replay showed");
+    describe_counter!(
+        STORAGE_REJECTED,
+        "Entries that could not be stored, by reason"
+    );
+    describe_counter!(
+        STORAGE_DEFAULT_PARTITION,
+        "Events of days without a partition"
+    );
+    describe_counter!(STORAGE_TRIMMED, "Unread entries that were trimmed away");
+    describe_histogram!(
+        STORAGE_BATCH,
+        Unit::Seconds,
+        "From reading a batch to its acknowledgement"
+    );
+    describe_counter!(DEAD_LETTERS, "Dead letters copied to Postgres, by stage");
+
+    describe_counter!(NORMALIZER_EVENTS, "Events published, by type");
+    describe_counter!(NORMALIZER_REJECTED, "Messages that became no event");
+    describe_counter!(
+        NORMALIZER_TIMEOUTS,
+        "Gift streaks concluded without their end"
+    );
+    describe_gauge!(NORMALIZER_STREAKS, "Gift streaks that go on");
+    describe_gauge!(NORMALIZER_ACTIVE, "1 where this process normalizes");
+    describe_histogram!(
+        NORMALIZER_MESSAGE,
+        Unit::Seconds,
+        "Work on a message, mean of a batch"
+    );
+    describe_histogram!(
+        NORMALIZER_VALIDATION,
+        Unit::Seconds,
+        "Checking an event, sampled"
+    );
+    describe_histogram!(NORMALIZER_HOP, Unit::Seconds, "Publishing a batch");
+
     describe_spool();
 }
 

@@ -25,6 +25,9 @@ pub mod webcast {
 }
 
 pub mod json;
+/// The longest message of a room that is taken, in bytes, without its frame; as JSON, the longest
+/// text. The longest captured one has 42 kB.
+pub const MESSAGE_LIMIT: usize = 1024 * 1024;
 
 /// What nearly every message says about itself, in its field 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,14 @@
 
 mod storage {
     mod contract;
+    mod dead_letters;
     mod faults;
     mod migrations;
+    mod retention;
     mod rig;
+    mod roles;
     mod rooms;
     mod rows;
+    mod statistics;
+    mod throughput;
 }

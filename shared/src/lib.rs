@@ -3,9 +3,11 @@
 //! Pure: no I/O, no clock, no randomness. It builds alone for `wasm32-unknown-unknown`.
 //! Read in the order an event takes: [`streams`] names the places, [`raw`] is what ingest
 //! publishes, [`identity`] gives it an id, [`event`] is what everybody downstream sees, and
-//! [`api`] is how the edge hands it out.
+//! [`api`] is how the edge hands it out; [`dead_letter`] is for what could not be processed.
 
 pub mod api;
+pub mod control;
+pub mod dead_letter;
 pub mod event;
 pub mod identity;
 pub mod raw;

@@ -90,6 +90,15 @@ impl Daemon {
         self.process.ended()
     }
 
+    /// Holds it (SIGSTOP), or lets it go on (SIGCONT).
+    pub(crate) fn hold(&self, hold: bool) {
+        let signal = if hold { "-STOP" } else { "-CONT" };
+        let done = Command::new("kill")
+            .args([signal, &self.process.id().to_string()])
+            .status();
+        assert!(done.expect("kill runs").success(), "{signal}");
+    }
+
     /// SIGTERM; how it ended, and whether in time.
     pub(crate) fn stop(mut self) -> anyhow::Result<ExitStatus> {
         self.process.stop();

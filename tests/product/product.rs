@@ -82,6 +82,7 @@ impl Product {
             ("SPOOL_DIR", spool.path().display().to_string()),
             ("OFFLINE_POLL_SECONDS", "1".to_owned()),
             ("SIGN_REQUESTS_PER_MINUTE", "600".to_owned()),
+            ("TIKTOK_REQUESTS_PER_MINUTE", "6000".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
         ];
         let shards = settings.iter().find(|(name, _)| *name == "STREAM_SHARDS");
@@ -132,6 +133,20 @@ impl Product {
         );
         let daemon = Daemon::start(&self.settings, &self.log, subcommand).expect("it starts");
         self.running.push((subcommand, daemon));
+    }
+
+    /// One more daemon with the same settings but these, and a log of its own.
+    pub(crate) fn another(&self, subcommand: &str, changes: &[(&str, &str)]) -> (Daemon, Log) {
+        let mut settings = self.settings.clone();
+        settings.retain(|(name, _)| changes.iter().all(|(other, _)| name != other));
+        settings.extend(
+            changes
+                .iter()
+                .map(|&(name, value)| (name.into(), value.into())),
+        );
+        let log = Log::default();
+        let daemon = Daemon::start(&settings, &log, subcommand).expect("it starts");
+        (daemon, log)
     }
 
     /// Kills it as a crash would.

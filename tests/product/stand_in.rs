@@ -6,30 +6,31 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::Value;
 use xtask::processes::Process;
 
 use crate::{product::fixtures, stores::until};
 
-fn start(arguments: &[&str]) -> (Process, Arc<Mutex<Vec<String>>>) {
+type Lines = Arc<Mutex<Vec<String>>>;
+
+fn start(arguments: &[&str]) -> (Process, Lines) {
+    let captures = fixtures().join("captures");
+    let captures = captures.to_str().expect("a path in UTF-8");
+    start_bare(&[&["--captures", captures], arguments].concat())
+}
+
+fn start_bare(arguments: &[&str]) -> (Process, Lines) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_upstream"));
-    command
-        .env_clear()
-        .arg("--captures")
-        .arg(fixtures().join("captures"))
-        .args(arguments);
+    command.env_clear().args(arguments);
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = lines.clone();
     let sink = Box::new(move |line: &str| sink.lock().unwrap().push(line.to_owned()));
     (Process::start("upstream", command, sink).unwrap(), lines)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn it_says_where_it_listens_plays_every_capture_and_ends_when_asked() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let (mut process, lines) = start(&["--fault", r#"room-a={"captcha":{"times":1}}"#]);
-    let base = until(Duration::from_secs(20), async || {
+async fn address(lines: &Lines) -> String {
+    until(Duration::from_secs(20), async || {
         let lines = lines.lock().unwrap();
         let line = lines
             .iter()
@@ -37,11 +38,20 @@ async fn it_says_where_it_listens_plays_every_capture_and_ends_when_asked() {
         line.map(str::to_owned)
             .with_context(|| format!("{lines:?}"))
     })
-    .await;
-    let state = reqwest::get(format!("{base}/stand-in/state"))
-        .await
-        .unwrap();
-    let state: Value = state.json().await.unwrap();
+    .await
+}
+
+async fn state(base: &str) -> Value {
+    let state = reqwest::get(format!("{base}/stand-in/state")).await;
+    state.unwrap().json().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_where_it_listens_plays_every_capture_and_ends_when_asked() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (mut process, lines) = start(&["--fault", r#"room-a={"captcha":{"times":1}}"#]);
+    let base = address(&lines).await;
+    let state = state(&base).await;
     let names: Vec<_> = state["creators"]
         .as_array()
         .unwrap()
@@ -65,6 +75,42 @@ async fn it_says_where_it_listens_plays_every_capture_and_ends_when_asked() {
     assert!(process.ended().expect("it ends").success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn it_makes_rooms_up_and_ends_and_starts_them_on_demand() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (mut process, lines) = start_bare(&["--rooms", "1000", "--rate", "0", "--seed", "7"]);
+    let base = address(&lines).await;
+    let rooms = state(&base).await["creators"].as_array().unwrap().clone();
+    assert_eq!(rooms.len(), 1000);
+    assert!(rooms.iter().all(|room| room["roomId"].is_string()));
+    let room_id = async |name: &str| {
+        let state = state(&base).await;
+        let rooms = state["creators"].as_array().unwrap();
+        let room = rooms.iter().find(|room| room["name"] == name).unwrap();
+        room["roomId"].as_str().map(str::to_owned)
+    };
+    let order = async |order: &str| {
+        let url = format!("{base}/stand-in/broadcasts/load-5/{order}");
+        let answer = reqwest::Client::new().post(url).send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{order}");
+    };
+    let first = room_id("load-5").await.unwrap();
+    order("end").await;
+    until(Duration::from_secs(10), async || {
+        ensure!(room_id("load-5").await.is_none(), "still live");
+        Ok(())
+    })
+    .await;
+    order("start").await;
+    let second = until(Duration::from_secs(10), async || {
+        room_id("load-5").await.context("not live")
+    })
+    .await;
+    assert_ne!(first, second);
+    process.stop();
+    assert!(process.ended().expect("it ends").success());
+}
+
 #[test]
 fn wrong_arguments_are_refused_by_name() {
     for (arguments, named) in [
@@ -72,10 +118,14 @@ fn wrong_arguments_are_refused_by_name() {
         (&["--fault", "room-a=dance"], "--fault"),
         (&["--fault", r#"nobody={"captcha":{"times":1}}"#], "nobody"),
         (&["--captures", "nowhere"], "nowhere"),
+        (&["--speed=1"], "--captures"),
+        (&["--rooms=0"], "--captures"),
+        (&["--rate", "-1"], "--rate"),
+        (&["--rooms", "many"], "--rooms"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_upstream"));
         command.env_clear();
-        if arguments[0] != "--captures" {
+        if !["--captures", "--speed=1", "--rooms=0"].contains(&arguments[0]) {
             command.arg("--captures").arg(fixtures().join("captures"));
         }
         let output = command.args(arguments).output().unwrap();

@@ -123,7 +123,7 @@ fn common(payload: &[u8]) -> Option<(usize, Range<usize>)> {
     method.then_some((length_at, range))
 }
 
-enum Value {
+pub(crate) enum Value {
     Varint(u64),
     /// Positions in the slice that is walked.
     Bytes {
@@ -133,15 +133,15 @@ enum Value {
     Fixed,
 }
 
-struct Field {
-    number: u64,
-    value: Value,
-    start: usize,
-    end: usize,
+pub(crate) struct Field {
+    pub(crate) number: u64,
+    pub(crate) value: Value,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 /// Walks the fields of a message; `None` as an item means that it is not one.
-struct Fields<'a>(&'a [u8], usize);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8], pub(crate) usize);
 
 impl Iterator for Fields<'_> {
     type Item = Option<Field>;
@@ -187,7 +187,7 @@ fn read_field(bytes: &[u8], start: usize) -> Option<Field> {
     })
 }
 
-fn read_varint(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
+pub(crate) fn read_varint(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     let mut value = 0_u64;
     for (index, &byte) in bytes.get(start..)?.iter().take(10).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * index);
@@ -198,7 +198,7 @@ fn read_varint(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     None
 }
 
-fn write_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn write_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;

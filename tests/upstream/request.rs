@@ -111,6 +111,15 @@ pub(crate) fn check_web(stage: &Stage, room: &str, uri: &Uri, headers: &HeaderMa
     if accept.is_empty() {
         wrong("header Accept-Language is missing".to_owned());
     }
+    let euler = ["apiKey", "jwtKey"]
+        .iter()
+        .any(|name| query.get(name).is_some())
+        || ["x-api-key", "x-jwt-key"]
+            .iter()
+            .any(|name| headers.contains_key(*name));
+    if euler {
+        wrong("a key of Euler's was sent to TikTok".to_owned());
+    }
     if cookie(headers, "sessionid").is_some() {
         wrong("a session cookie was sent where none is needed".to_owned());
     }

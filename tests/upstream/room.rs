@@ -1,44 +1,69 @@
 //! One creator as the outside sees it: live or not, who is connected, which faults are armed.
 //!
 //! [`crate::playback`] moves it on, [`crate::web`] and [`crate::sign`] ask it, [`crate::socket`]
-//! enters and leaves it. One lock, never held across an await; a watch channel tells the playback
-//! when somebody is there.
+//! and [`crate::euler`] enter and leave it. One lock, never held across an await; a watch channel
+//! tells the playback when somebody is there, a notification when somebody wants something of it.
+
+mod faults;
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
+    fault::Fault,
     fresh,
-    script::{Act, Creator, Fault, Refusal, Show},
+    ledger::Provider,
+    script::{Creator, History, Show},
     wire::RoomMessage,
 };
 
 /// How many frames wait for one connection before playback waits for it: little, so that what a
 /// killed client has not read is little too.
 const QUEUE: usize = 4;
-/// How many messages a room remembers for clients that connect.
-const REMEMBERED: usize = 64;
+/// How many messages a room that plays a capture remembers; rooms of made-up events, of which
+/// there can be many, remember what new clients get and no more.
+const REMEMBERED: usize = 512;
 
 /// What the playback tells a connection, in order.
 #[derive(Clone, Debug)]
 pub(crate) enum Tell {
     /// Messages for one frame.
     Messages(Arc<Vec<RoomMessage>>),
+    /// Messages that were sent before.
+    Again(Arc<Vec<RoomMessage>>),
     /// One binary message as it is.
     Raw(Bytes),
     /// One text message.
     Text(String),
+    /// Answer no heartbeat from now on.
+    Deaf,
+    /// The next frame's compress header is wrong.
+    WrongHeader,
+    /// The broadcast is over: close as usual.
+    Over,
     /// Close properly.
     Close { code: u16, reason: String },
     /// End without a close frame.
     Drop,
+    /// End with a TCP reset.
+    Reset,
+    /// Write half of a frame, then say nothing any more.
+    HalfFrame,
     /// Say nothing any more.
     Hang,
+}
+
+/// What a person or a test wants of the playback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    End,
+    Start,
 }
 
 /// A running broadcast.
@@ -48,6 +73,7 @@ pub(crate) struct Broadcast {
     pub(crate) title: String,
     /// Unix seconds.
     pub(crate) started: i64,
+    pub(crate) paused: bool,
 }
 
 /// A connection that has entered.
@@ -59,17 +85,21 @@ pub(crate) struct Entered {
 #[derive(Debug)]
 struct Client {
     id: u64,
+    provider: Provider,
     tell: mpsc::Sender<Tell>,
 }
 
 #[derive(Debug, Default)]
 struct Scene {
     live: Option<Broadcast>,
+    /// The broadcast that will go on after an interruption.
+    interrupted: Option<Broadcast>,
     last_room: Option<i64>,
     clients: Vec<Client>,
     last_client: u64,
-    recent: VecDeque<RoomMessage>,
+    recent: VecDeque<(Instant, RoomMessage)>,
     faults: Vec<Fault>,
+    order: Option<Order>,
     /// Frames sent over all broadcasts.
     frames: u64,
     finished: bool,
@@ -81,23 +111,36 @@ pub(crate) struct Room {
     pub(crate) name: String,
     pub(crate) show: Show,
     pub(crate) owner_id: i64,
+    history: History,
+    remembered: usize,
     scene: Mutex<Scene>,
     present: watch::Sender<usize>,
+    called: Notify,
 }
 
 impl Room {
-    pub(crate) fn new(creator: Creator) -> Self {
+    /// An account; `history` is what clients get again unless the creator has an own rule.
+    pub(crate) fn new(creator: Creator, history: History) -> Self {
         let scene = Scene {
             // Somebody offline has been live before.
             last_room: matches!(creator.show, Show::Offline).then(fresh::id),
             ..Scene::default()
         };
+        let history = creator.history.unwrap_or(history);
+        let remembered = match (&creator.show, history) {
+            (Show::Generated(_), History::Messages(count)) => count,
+            (_, History::Messages(count)) => count.max(REMEMBERED),
+            (_, History::Last(_)) => 4 * REMEMBERED,
+        };
         let room = Self {
             name: creator.name,
             show: creator.show,
             owner_id: fresh::id(),
+            history,
+            remembered,
             scene: Mutex::new(scene),
             present: watch::Sender::new(0),
+            called: Notify::new(),
         };
         for fault in creator.faults {
             room.arm(fault);
@@ -117,11 +160,8 @@ impl Room {
     /// The id that pages show: of the running broadcast, else of the last one.
     pub(crate) fn shown_room(&self) -> Option<i64> {
         let scene = self.scene();
-        scene
-            .live
-            .as_ref()
-            .map(|live| live.room_id)
-            .or(scene.last_room)
+        let live = scene.live.as_ref().map(|live| live.room_id);
+        live.or(scene.last_room)
     }
 
     /// Whether the last lap is over.
@@ -135,24 +175,34 @@ impl Room {
         (scene.frames, scene.clients.len())
     }
 
+    /// Whose sockets are here.
+    pub(crate) fn providers(&self) -> Vec<Provider> {
+        let scene = self.scene();
+        let mut providers: Vec<_> = scene.clients.iter().map(|client| client.provider).collect();
+        providers.sort_unstable();
+        providers.dedup();
+        providers
+    }
+
     // What clients do.
 
     /// Joins the broadcast `room_id`; `None` when that is not running. What was sent before comes
-    /// first, flagged as history, at most `history` messages.
-    pub(crate) fn enter(&self, room_id: i64, history: usize) -> Option<Entered> {
+    /// first, flagged as history.
+    pub(crate) fn enter(&self, room_id: i64, provider: Provider) -> Option<Entered> {
         let scene = &mut *self.scene();
         if scene.live.as_ref()?.room_id != room_id {
             return None;
         }
         let (tell, tells) = mpsc::channel(QUEUE);
-        let again = last(&scene.recent, history);
+        let again = self.again(scene);
         if !again.is_empty() {
             // The queue is empty: there is room for one.
-            let _ = tell.try_send(Tell::Messages(Arc::new(again)));
+            let _ = tell.try_send(Tell::Again(Arc::new(again)));
         }
         scene.last_client += 1;
         let id = scene.last_client;
-        scene.clients.push(Client { id, tell });
+        let client = Client { id, provider, tell };
+        scene.clients.push(client);
         self.present.send_replace(scene.clients.len());
         Some(Entered { id, tells })
     }
@@ -164,9 +214,20 @@ impl Room {
         self.present.send_replace(scene.clients.len());
     }
 
-    /// The last messages of the running broadcast, flagged as history.
-    pub(crate) fn history(&self, count: usize) -> Vec<RoomMessage> {
-        last(&self.scene().recent, count)
+    /// What a client that connects gets again, flagged as history.
+    pub(crate) fn history(&self) -> Vec<RoomMessage> {
+        self.again(&self.scene())
+    }
+
+    fn again(&self, scene: &Scene) -> Vec<RoomMessage> {
+        let count = match self.history {
+            History::Messages(count) => count,
+            History::Last(time) => {
+                let old = |(at, _): &&(Instant, RoomMessage)| at.elapsed() <= time;
+                scene.recent.iter().rev().take_while(old).count()
+            }
+        };
+        last(&scene.recent, count, true)
     }
 
     // What the playback does.
@@ -176,27 +237,49 @@ impl Room {
         let room_id = fresh::id();
         let scene = &mut *self.scene();
         scene.recent.clear();
+        // What was wanted of the broadcast before is no longer wanted.
+        scene.order = None;
         scene.live = Some(Broadcast {
             room_id,
             title,
             started: fresh::now_ms() / 1000,
+            paused: false,
         });
         scene.last_room = Some(room_id);
+        scene.finished = false;
         room_id
     }
 
     /// Goes offline and closes all connections.
     pub(crate) async fn end(&self) {
         self.scene().live = None;
-        self.tell_and_forget(&Tell::Close {
-            code: 1000,
-            reason: String::new(),
-        })
-        .await;
+        self.tell_and_forget(&Tell::Over, None).await;
         self.scene().recent.clear();
     }
 
-    /// There will be no other broadcast.
+    /// Drops all connections and is offline until [`Self::resume`].
+    pub(crate) async fn interrupt(&self) {
+        {
+            let scene = &mut *self.scene();
+            scene.interrupted = scene.live.take();
+        }
+        self.tell_and_forget(&Tell::Drop, None).await;
+    }
+
+    /// The same room goes on.
+    pub(crate) fn resume(&self) {
+        let scene = &mut *self.scene();
+        scene.live = scene.interrupted.take().or(scene.live.take());
+    }
+
+    /// Shows the broadcast as paused or not.
+    pub(crate) fn pause(&self, paused: bool) {
+        if let Some(live) = &mut self.scene().live {
+            live.paused = paused;
+        }
+    }
+
+    /// There will be no other broadcast, unless somebody orders one.
     pub(crate) fn finish(&self) {
         self.scene().finished = true;
     }
@@ -211,24 +294,39 @@ impl Room {
             .await;
     }
 
+    /// Waits until a fault was armed or an order given.
+    pub(crate) async fn called(&self) {
+        self.called.notified().await;
+    }
+
     /// Sends one frame's messages to everybody who is here.
     pub(crate) async fn send(&self, messages: Arc<Vec<RoomMessage>>) {
         {
             let scene = &mut *self.scene();
             scene.frames += 1;
-            scene.recent.extend(messages.iter().cloned());
-            let surplus = scene.recent.len().saturating_sub(REMEMBERED);
-            scene.recent.drain(..surplus);
+            if self.remembered > 0 {
+                let now = Instant::now();
+                let recent = messages.iter().map(|message| (now, message.clone()));
+                scene.recent.extend(recent);
+                let surplus = scene.recent.len().saturating_sub(self.remembered);
+                scene.recent.drain(..surplus);
+            }
         }
-        self.tell(&Tell::Messages(messages)).await;
+        self.tell(&Tell::Messages(messages), None).await;
     }
 
-    /// Tells everybody who is here.
-    pub(crate) async fn tell(&self, tell: &Tell) {
+    /// The last messages once more.
+    pub(crate) fn last(&self, count: usize, flagged: bool) -> Vec<RoomMessage> {
+        last(&self.scene().recent, count, flagged)
+    }
+
+    /// Tells everybody who is here, or only those of one provider.
+    pub(crate) async fn tell(&self, tell: &Tell, only: Option<Provider>) {
         let clients: Vec<_> = self
             .scene()
             .clients
             .iter()
+            .filter(|client| only.is_none_or(|only| client.provider == only))
             .map(|client| client.tell.clone())
             .collect();
         for client in clients {
@@ -237,98 +335,56 @@ impl Room {
         }
     }
 
-    /// Tells everybody who is here, and counts them as gone.
-    pub(crate) async fn tell_and_forget(&self, tell: &Tell) {
-        let clients = std::mem::take(&mut self.scene().clients);
-        self.present.send_replace(0);
-        for client in clients {
+    /// Tells them, and counts them as gone.
+    pub(crate) async fn tell_and_forget(&self, tell: &Tell, only: Option<Provider>) {
+        let gone: Vec<_> = {
+            let scene = &mut *self.scene();
+            let leaves = |client: &mut Client| only.is_none_or(|only| client.provider == only);
+            let gone = scene.clients.extract_if(.., leaves).collect();
+            self.present.send_replace(scene.clients.len());
+            gone
+        };
+        for client in gone {
             let _ = client.tell.send(tell.clone()).await;
         }
     }
 
-    // Faults.
+    // Orders.
 
-    /// Arms a fault.
-    pub(crate) fn arm(&self, mut fault: Fault) {
+    /// Wants the broadcast to end, or one to begin; false when that is so already or cannot be.
+    pub(crate) fn order(&self, order: Order) -> bool {
         let scene = &mut *self.scene();
-        if let Fault::Playback { after_frames, .. } = &mut fault {
-            *after_frames += scene.frames;
+        let live = scene.live.is_some() || scene.interrupted.is_some();
+        let plays = !matches!(self.show, Show::Offline | Show::NeverLive | Show::Captcha);
+        if !plays || live != (order == Order::End) {
+            return false;
         }
-        scene.faults.push(fault);
-    }
-
-    /// Whether this look-up shall get a captcha.
-    pub(crate) fn captcha_due(&self) -> bool {
-        let scene = &mut *self.scene();
-        scene.faults.iter_mut().any(|fault| match fault {
-            Fault::Captcha { skip, times } => due(skip, times),
-            _ => false,
-        })
-    }
-
-    /// How this signing request shall be refused.
-    pub(crate) fn refusal_due(&self) -> Option<Refusal> {
-        let scene = &mut *self.scene();
-        scene.faults.iter_mut().find_map(|fault| match fault {
-            Fault::Sign {
-                skip,
-                times,
-                refusal,
-            } => due(skip, times).then(|| refusal.clone()),
-            _ => None,
-        })
-    }
-
-    /// With what message and status this handshake shall be refused.
-    pub(crate) fn handshake_refusal_due(&self) -> Option<(String, u32)> {
-        let scene = &mut *self.scene();
-        scene.faults.iter_mut().find_map(|fault| match fault {
-            Fault::Handshake {
-                skip,
-                times,
-                message,
-                status,
-            } => due(skip, times).then(|| (message.clone(), *status)),
-            _ => None,
-        })
-    }
-
-    /// What shall happen in the stream before the next frame.
-    pub(crate) fn acts_due(&self) -> Vec<Act> {
-        let scene = &mut *self.scene();
-        let sent = scene.frames;
-        let mut acts = Vec::new();
-        scene.faults.retain(|fault| match fault {
-            Fault::Playback { after_frames, act } if *after_frames <= sent => {
-                acts.push(act.clone());
-                false
-            }
-            _ => true,
-        });
-        acts
-    }
-}
-
-/// Counts one request against a fault; true when it is hit.
-fn due(skip: &mut u32, times: &mut u32) -> bool {
-    if *times == 0 {
-        false
-    } else if *skip > 0 {
-        *skip -= 1;
-        false
-    } else {
-        *times -= 1;
+        scene.order = Some(order);
+        self.called.notify_one();
         true
     }
+
+    /// Takes this order when it was given.
+    pub(crate) fn take_order(&self, order: Order) -> bool {
+        let scene = &mut *self.scene();
+        let given = scene.order == Some(order);
+        if given {
+            scene.order = None;
+        }
+        given
+    }
 }
 
-fn last(recent: &VecDeque<RoomMessage>, count: usize) -> Vec<RoomMessage> {
+fn last(
+    recent: &VecDeque<(Instant, RoomMessage)>,
+    count: usize,
+    flagged: bool,
+) -> Vec<RoomMessage> {
     let skip = recent.len().saturating_sub(count);
+    let recent = recent.iter().skip(skip);
     recent
-        .iter()
-        .skip(skip)
-        .map(|message| RoomMessage {
-            is_history: true,
+        .map(|(_, message)| RoomMessage {
+            is_history: flagged,
             ..message.clone()
         })
         .collect()

@@ -6,10 +6,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use bytes::Bytes;
-use serde::Deserialize;
-
-use crate::capture::Capture;
+use crate::{capture::Capture, euler::Euler, fault::Fault, load::Load};
 
 /// The whole performance.
 #[derive(Clone, Debug)]
@@ -32,6 +29,8 @@ pub struct Script {
     pub signed_life: Duration,
     /// What [`crate::Upstream::sent`] will know.
     pub record: Record,
+    /// How Euler's side behaves.
+    pub euler: Euler,
 }
 
 /// How much of what was sent is kept.
@@ -70,6 +69,17 @@ pub struct Creator {
     pub show: Show,
     /// Faults from the start.
     pub faults: Vec<Fault>,
+    /// What clients get again; `None`: what the script says.
+    pub history: Option<History>,
+}
+
+/// What of a running broadcast a client gets again when it connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// So many messages.
+    Messages(usize),
+    /// What was sent in this time before.
+    Last(Duration),
 }
 
 /// What an account does.
@@ -83,110 +93,12 @@ pub enum Show {
     NeverLive,
     /// TikTok answers with a captcha page instead of data.
     Captcha,
-}
-
-/// Something that goes wrong. Counted from when the fault is added; one-shot unless it says so.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-#[non_exhaustive]
-pub enum Fault {
-    /// The page and the web API ask for a captcha: `times` requests after the first `skip`.
-    Captcha {
-        /// Requests that pass before.
-        #[serde(default)]
-        skip: u32,
-        /// Requests that are hit.
-        times: u32,
-    },
-    /// Signing fails: `times` requests after the first `skip`.
-    Sign {
-        /// Requests that pass before.
-        #[serde(default)]
-        skip: u32,
-        /// Requests that are hit.
-        times: u32,
-        /// The answer.
-        refusal: Refusal,
-    },
-    /// The WebSocket handshake is refused as TikTok does it, with HTTP 200 and two headers.
-    Handshake {
-        /// Handshakes that pass before.
-        #[serde(default)]
-        skip: u32,
-        /// Handshakes that are hit.
-        times: u32,
-        /// `Handshake-Msg`, such as `DEVICE_BLOCKED`.
-        message: String,
-        /// `Handshake-Status`.
-        status: u32,
-    },
-    /// Something happens in the stream once this creator's playback has sent that many frames.
-    Playback {
-        /// Frames from now on; 0: before the next one.
-        #[serde(default)]
-        after_frames: u64,
-        /// What happens.
-        act: Act,
-    },
-}
-
-/// How a signing request is refused.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-#[non_exhaustive]
-pub enum Refusal {
-    /// An HTTP error with a JSON body, as the sign server sends it.
-    Status {
-        /// 401, 402, 403, 404, 420, 429, 500, 503 …
-        status: u16,
-        /// `Retry-After`, seconds.
-        #[serde(default)]
-        retry_after: Option<u32>,
-    },
-    /// 200 without `X-Set-TT-Cookie`.
-    MissingCookie,
-    /// 200 with a fetch result that has no cursor.
-    MissingCursor,
-    /// 200 with a body that is no protobuf.
-    Garbage,
-}
-
-/// What happens in the stream, to every connected client.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-#[non_exhaustive]
-pub enum Act {
-    /// The connection ends without a close frame (1006).
-    Drop,
-    /// The connection ends with a close frame.
-    Close {
-        /// Close code.
-        code: u16,
-        /// Close reason.
-        #[serde(default)]
-        reason: String,
-    },
-    /// The connection stays open and falls silent: no frames, no answers.
-    Hang,
-    /// These bytes as one binary WebSocket message: garbage, or a frame of `tests/fixtures`.
-    Frame {
-        /// Base64 in JSON.
-        #[serde(deserialize_with = "base64_bytes")]
-        bytes: Bytes,
-    },
-    /// A text message, which TikTok never sends.
-    Text {
-        /// Its content.
-        text: String,
-    },
-    /// One more message in the middle of the next frame: a garbage payload, an unknown method.
-    Message {
-        /// Method name.
-        method: String,
-        /// Base64 in JSON; sent as it is.
-        #[serde(deserialize_with = "base64_bytes")]
-        payload: Bytes,
-    },
+    /// Broadcasts a capture, but the room wants a login because of its viewers' age.
+    AgeRestricted(Capture),
+    /// Broadcasts a capture, but only to viewers who are logged in.
+    LoginWanted(Capture),
+    /// Broadcasts made-up events: for measurements.
+    Generated(Load),
 }
 
 impl Script {
@@ -202,6 +114,7 @@ impl Script {
             heartbeat_timeout: Duration::from_secs(30),
             signed_life: Duration::from_secs(30),
             record: Record::Everything,
+            euler: Euler::default(),
         }
     }
 
@@ -240,6 +153,16 @@ impl Script {
         }
         Ok(self)
     }
+
+    /// Adds `rooms` accounts, `load-0` and so on, that broadcast made-up events.
+    #[must_use]
+    pub fn load(mut self, rooms: usize, load: &Load) -> Self {
+        self.creators.extend(
+            (0..rooms)
+                .map(|room| Creator::new(&format!("load-{room}"), Show::Generated(load.clone()))),
+        );
+        self
+    }
 }
 
 impl Default for Script {
@@ -255,6 +178,7 @@ impl Creator {
             name: name.to_owned(),
             show,
             faults: Vec::new(),
+            history: None,
         }
     }
 
@@ -263,19 +187,17 @@ impl Creator {
         Self::new(name, Show::Plays(capture))
     }
 
+    /// Says what clients get again when they connect.
+    #[must_use]
+    pub fn history(mut self, history: History) -> Self {
+        self.history = Some(history);
+        self
+    }
+
     /// Adds a fault.
     #[must_use]
     pub fn fault(mut self, fault: Fault) -> Self {
         self.faults.push(fault);
         self
     }
-}
-
-fn base64_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    let text = String::deserialize(deserializer)?;
-    BASE64_STANDARD
-        .decode(text)
-        .map(Bytes::from)
-        .map_err(serde::de::Error::custom)
 }

@@ -16,10 +16,13 @@ use prost::Message;
 use serde_json::json;
 
 use crate::{
-    Stage, fresh,
+    Stage,
+    euler::rest::{Level, admit},
+    fault::{Refusal, RetryAfter},
+    fresh,
     request::{Query, text},
     room::Room,
-    script::Refusal,
+    trouble,
     wire::FetchResult,
 };
 
@@ -61,36 +64,18 @@ pub(crate) async fn fetch(
     sign(&stage, &room_id, &uri, &headers)
 }
 
-/// `GET /webcast/anchors/{unique_id}/room_id`
-pub(crate) async fn room_id_of(
-    State(stage): State<Arc<Stage>>,
-    Path(name): Path<String>,
-) -> Response {
-    stage.ledger.count(|counts| counts.lookups += 1);
-    let Some(room) = stage.room(&name) else {
-        let body = json!({ "code": 404, "ok": false, "message": "user not found" });
-        return (StatusCode::NOT_FOUND, Json(body)).into_response();
-    };
-    Json(json!({
-        "code": 200,
-        "ok": true,
-        "message": "ok",
-        "is_live": room.live().is_some(),
-        "room_id": room.shown_room().map(|id| id.to_string()),
-        "source": "stand-in",
-        "routes_attempted": [],
-    }))
-    .into_response()
-}
-
 fn sign(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) -> Response {
     stage.ledger.count(|counts| counts.signs += 1);
     check(stage, room_id, uri, headers);
+    if let Err(refusal) = admit(stage, Level::Anybody, uri, headers) {
+        return refuse(stage, *refusal);
+    }
     let running = stage
         .room_by_id(room_id)
         .and_then(|room| room.live().map(|live| (room, live)));
     let Some((room, live)) = running.filter(|(_, live)| live.room_id.to_string() == room_id) else {
-        return refuse(stage, 404, None, "room not found or not live");
+        let body = json!({ "code": 404, "message": "room not found or not live" });
+        return refuse(stage, (StatusCode::NOT_FOUND, Json(body)).into_response());
     };
     stage.ledger.record_sign(&room.name);
     let refusal = room.refusal_due();
@@ -99,7 +84,8 @@ fn sign(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) -> Respons
         retry_after,
     }) = refusal
     {
-        return refuse(stage, status, retry_after, "refused by the script");
+        let retry_after = retry_after.map(RetryAfter::Seconds);
+        return refuse(stage, trouble::refuse(status, retry_after, None, None));
     }
 
     let now = fresh::now_ms();
@@ -118,7 +104,7 @@ fn sign(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) -> Respons
         // Must not go into the address.
         ("empty".to_owned(), String::new()),
     ]);
-    let history = room.history(stage.script.history);
+    let history = room.history();
     stage
         .ledger
         .count(|counts| counts.history += history.len() as u64);
@@ -145,6 +131,7 @@ fn sign(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) -> Respons
     };
     let mut response = ([(header::CONTENT_TYPE, "application/protobuf")], body).into_response();
     let out = response.headers_mut();
+    stage.quota.tell(&stage.script.euler.limits, out);
     let mut set = |name: &'static str, value: &str| {
         if let Ok(value) = value.parse() {
             out.insert(HeaderName::from_static(name), value);
@@ -201,19 +188,7 @@ fn check(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) {
     }
 }
 
-fn refuse(stage: &Stage, status: u16, retry_after: Option<u32>, message: &str) -> Response {
+fn refuse(stage: &Stage, refusal: Response) -> Response {
     stage.ledger.count(|counts| counts.signs_refused += 1);
-    let mut body = json!({ "code": status, "message": message });
-    if status == 429 {
-        body["limit_label"] = json!("rate_limit_account_minute");
-    }
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(body)).into_response();
-    if let Some(seconds) = retry_after {
-        let reset = fresh::now_ms() / 1000 + i64::from(seconds);
-        let out = response.headers_mut();
-        out.insert(header::RETRY_AFTER, seconds.into());
-        out.insert("x-ratelimit-reset", reset.into());
-    }
-    response
+    refusal
 }

@@ -8,49 +8,40 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use axum::{
-    body::Body,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
-    io::AsyncWriteExt,
     sync::mpsc,
     time::{Instant, timeout},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        self,
-        handshake::derive_accept_key,
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite;
 
 use crate::{
     Stage,
+    acks::Frames,
     address::{self, Refused},
+    door::Cut,
     fresh,
+    ledger::Provider,
     request::text,
     room::{Entered, Room, Tell},
     sign::Signed,
-    wire::{self, ClientFrame, FetchResult},
+    upgrade::{self, End, Socket, binary, record_delivery},
+    wire::{self, ClientFrame},
 };
-
-type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// A client has this long to enter the room.
 const ENTER_WITHIN: Duration = Duration::from_secs(10);
@@ -58,43 +49,24 @@ const ENTER_WITHIN: Duration = Duration::from_secs(10);
 const HEARTBEATS_APART: Duration = Duration::from_secs(2);
 /// How long a client may take to notice that we are done.
 const PARTING: Duration = Duration::from_secs(5);
-/// Payloads from here on are compressed; so both kinds occur.
-const COMPRESS_FROM: usize = 512;
-/// A fault's frame that inflates to more is not one that a client should read.
-const FAULT_LIMIT: u64 = 1 << 20;
-/// Every so-manieth frame wants no ack.
-const NO_ACK_EVERY: i64 = 5;
 
 /// `GET /webcast/im/ws_proxy/ws_reuse_supplement/`
-pub(crate) async fn handshake(State(stage): State<Arc<Stage>>, mut request: Request) -> Response {
-    let key = text(request.headers(), "sec-websocket-key").to_owned();
-    if key.is_empty() {
+pub(crate) async fn handshake(State(stage): State<Arc<Stage>>, request: Request) -> Response {
+    if text(request.headers(), "sec-websocket-key").is_empty() {
         return StatusCode::BAD_REQUEST.into_response();
     }
     let signed = match address::redeem(&stage, request.uri(), request.headers()) {
         Ok(signed) => signed,
         Err(refused) => return refuse(&stage, &refused),
     };
-    let upgrade = hyper::upgrade::on(&mut request);
     let connected = stage.clone();
-    stage.spawn(async move {
-        match upgrade.await {
-            Ok(io) => serve(&connected, io, signed).await,
-            Err(error) => tracing::warn!(%error, "handshake was not completed"),
-        }
+    let mut response = upgrade::accept(&stage, request, move |socket, cut| async move {
+        serve(&connected, socket, signed, cut).await;
     });
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(
+    response.headers_mut().insert(
         "handshake-options",
         HeaderValue::from_static("ping-interval=10"),
     );
-    if let Ok(accept) = derive_accept_key(key.as_bytes()).parse() {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
     response
 }
 
@@ -110,7 +82,7 @@ fn refuse(stage: &Stage, refused: &Refused) -> Response {
     response
 }
 
-async fn serve(stage: &Stage, io: hyper::upgrade::Upgraded, signed: Signed) {
+async fn serve(stage: &Stage, socket: Socket, signed: Signed, cut: Cut) {
     stage.ledger.count(|counts| counts.connections += 1);
     let room = signed.room.clone();
     tracing::info!(
@@ -118,17 +90,21 @@ async fn serve(stage: &Stage, io: hyper::upgrade::Upgraded, signed: Signed) {
         room_id = signed.room_id,
         "client connected"
     );
-    let limits = WebSocketConfig::default().max_message_size(Some(1 << 20));
-    let socket =
-        WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(limits)).await;
     let (mut writer, mut reader) = socket.split();
     let (say, mut said) = mpsc::channel(16);
     let connection = Connection {
         stage,
         room: &room,
         room_id: signed.room_id,
-        unconfirmed: Mutex::new(HashMap::new()),
+        frames: Frames {
+            stage,
+            room: &room.name,
+            room_id: signed.room_id,
+            compress: true,
+            unconfirmed: Mutex::new(HashMap::new()),
+        },
         entered: AtomicU64::new(0),
+        deaf: AtomicBool::new(false),
         say,
     };
     let end = tokio::select! {
@@ -139,15 +115,9 @@ async fn serve(stage: &Stage, io: hyper::upgrade::Upgraded, signed: Signed) {
     if let Some(end) = end
         && let Ok(socket) = writer.reunite(reader)
     {
-        connection.part(socket, end).await;
+        connection.part(socket, end, &cut).await;
     }
     tracing::info!(creator = room.name, room_id = signed.room_id, "client gone");
-}
-
-/// How we end a connection.
-enum End {
-    Close { code: u16, reason: String },
-    Drop,
 }
 
 /// What the reading half asks the writing half to do.
@@ -161,10 +131,11 @@ struct Connection<'a> {
     stage: &'a Stage,
     room: &'a Room,
     room_id: i64,
-    /// `internalExt` of each frame that wants an ack and has none yet.
-    unconfirmed: Mutex<HashMap<i64, String>>,
+    frames: Frames<'a>,
     /// The room's number for this client; 0 before it enters.
     entered: AtomicU64,
+    /// Whether heartbeats stay unanswered.
+    deaf: AtomicBool,
     say: mpsc::Sender<Say>,
 }
 
@@ -231,7 +202,7 @@ impl Connection<'_> {
                     self.wrong("entered twice");
                     return true;
                 }
-                let say = match self.room.enter(self.room_id, self.stage.script.history) {
+                let say = match self.room.enter(self.room_id, Provider::Direct) {
                     Some(entered) => {
                         self.entered.store(entered.id, Ordering::Relaxed);
                         Say::Entered(entered)
@@ -267,17 +238,17 @@ impl Connection<'_> {
                     self.wrong("heartbeats come too fast");
                 }
                 client.last_beat = Some(now);
-                let _ = self
-                    .say
-                    .send(Say::Frame(wire::reply_frame("hb", fresh::id())))
-                    .await;
+                if !self.deaf.load(Ordering::Relaxed) {
+                    let answer = wire::reply_frame("hb", fresh::id());
+                    let _ = self.say.send(Say::Frame(answer)).await;
+                }
                 true
             }
             ClientFrame::Ack {
                 log_id,
                 internal_ext,
             } => {
-                self.take_ack(log_id, &internal_ext);
+                self.frames.take_ack(log_id, &internal_ext);
                 false
             }
         }
@@ -298,23 +269,6 @@ impl Connection<'_> {
         }
     }
 
-    fn take_ack(&self, log_id: i64, internal_ext: &Bytes) {
-        let mut unconfirmed = self
-            .unconfirmed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match unconfirmed.remove(&log_id) {
-            None => self.wrong(format!("ack for {log_id}, which wants none or has one")),
-            Some(expected) if expected.as_bytes() == internal_ext => {
-                self.stage.ledger.count(|counts| counts.acks += 1);
-            }
-            Some(expected) => self.wrong(format!(
-                "ack carries {:?}, expected {expected:?}",
-                String::from_utf8_lossy(internal_ext)
-            )),
-        }
-    }
-
     /// Writes until we are done with this client.
     async fn write(
         &self,
@@ -323,6 +277,7 @@ impl Connection<'_> {
     ) -> End {
         let mut tells: Option<mpsc::Receiver<Tell>> = None;
         let mut sequence = 0_i64;
+        let mut lying = false;
         loop {
             let message = tokio::select! {
                 biased;
@@ -336,18 +291,29 @@ impl Connection<'_> {
                 },
                 Some(tell) = next_tell(&mut tells) => match tell {
                     Tell::Messages(messages) => {
-                        sequence += 1;
-                        let again = messages.iter().filter(|message| message.is_history).count();
-                        self.stage.ledger.count(|counts| counts.history += again as u64);
-                        binary(self.frame(sequence, &messages))
+                        self.frame_of(&mut sequence, &messages, false, &mut lying)
+                    }
+                    Tell::Again(messages) => {
+                        self.frame_of(&mut sequence, &messages, true, &mut lying)
                     }
                     Tell::Raw(bytes) => {
-                        self.expect_ack_of(&bytes);
+                        self.frames.expect_ack_of(&bytes);
                         tungstenite::Message::Binary(bytes)
                     }
                     Tell::Text(text) => tungstenite::Message::Text(text.into()),
+                    Tell::Deaf => {
+                        self.deaf.store(true, Ordering::Relaxed);
+                        continue;
+                    }
+                    Tell::WrongHeader => {
+                        lying = true;
+                        continue;
+                    }
+                    Tell::Over => return End::Close { code: 1000, reason: String::new() },
                     Tell::Close { code, reason } => return End::Close { code, reason },
                     Tell::Drop => return End::Drop,
+                    Tell::Reset => return End::Reset,
+                    Tell::HalfFrame => return End::HalfFrame,
                     // Reading goes on, nothing is answered, until the client gives up.
                     Tell::Hang => loop {
                         if said.recv().await.is_none() {
@@ -363,82 +329,49 @@ impl Connection<'_> {
         }
     }
 
-    /// Messages as a frame of this connection.
-    fn frame(&self, sequence: i64, messages: &[wire::RoomMessage]) -> Vec<u8> {
-        let log_id = fresh::id();
-        let now = fresh::now_ms();
-        let result = FetchResult {
-            messages: messages.to_vec(),
-            cursor: format!("t-{now}_r-1_d-1_u-1_h-{sequence}"),
-            fetch_interval: 1000,
-            now,
-            internal_ext: format!(
-                "internal_src:dim|wss_push_room_id:{}|fetch_time:{now}|seq:{sequence}|\
-                 wss_info:0-{now}-0-0|wrds_v:{log_id}",
-                self.room_id
-            ),
-            need_ack: sequence % NO_ACK_EVERY != 0,
-            ..FetchResult::default()
-        };
-        self.stage.ledger.count(|counts| {
-            counts.frames += 1;
-            counts.acks_wanted += u64::from(result.need_ack);
-        });
-        if result.need_ack {
-            let mut unconfirmed = self
-                .unconfirmed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            unconfirmed.insert(log_id, result.internal_ext.clone());
-        }
-        let size: usize = messages.iter().map(|message| message.payload.len()).sum();
-        wire::msg_frame(sequence, log_id, &result, size >= COMPRESS_FROM)
-    }
-
-    /// A fault's frame may be a good one, which a right client acknowledges.
-    fn expect_ack_of(&self, bytes: &[u8]) {
-        if let Ok((frame, Some(result))) = wire::read_server_frame(bytes, FAULT_LIMIT)
-            && result.need_ack
-            && frame.log_id != 0
-        {
-            self.stage.ledger.count(|counts| counts.acks_wanted += 1);
-            let mut unconfirmed = self
-                .unconfirmed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            unconfirmed.insert(frame.log_id, result.internal_ext);
-        }
+    fn frame_of(
+        &self,
+        sequence: &mut i64,
+        messages: &[wire::RoomMessage],
+        again: bool,
+        lying: &mut bool,
+    ) -> tungstenite::Message {
+        *sequence += 1;
+        let provider = Provider::Direct;
+        record_delivery(
+            self.stage,
+            self.room,
+            self.room_id,
+            provider,
+            messages,
+            again,
+        );
+        let lying = std::mem::take(lying);
+        binary(self.frames.frame(*sequence, messages, lying))
     }
 
     /// Says good-bye and takes the acks that are still on their way.
-    async fn part(&self, mut socket: Socket, end: End) {
+    async fn part(&self, mut socket: Socket, end: End, cut: &Cut) {
+        let endless = matches!(end, End::HalfFrame);
+        let at_once = matches!(end, End::Reset);
         let farewell = async {
-            match end {
-                End::Close { code, reason } => {
-                    let frame = CloseFrame {
-                        code: code.into(),
-                        reason: reason.into(),
-                    };
-                    let _ = socket.close(Some(frame)).await;
-                }
-                // The write side is shut before the socket is dropped: a reset could take with it
-                // what the client has not read yet.
-                End::Drop => {
-                    let _ = socket.get_mut().shutdown().await;
-                }
-            }
-            while let Some(Ok(message)) = socket.next().await {
+            upgrade::part(&mut socket, end, cut).await;
+            while !at_once && let Some(Ok(message)) = socket.next().await {
                 if let tungstenite::Message::Binary(bytes) = message
                     && let Ok(ClientFrame::Ack {
                         log_id,
                         internal_ext,
                     }) = wire::read_client_frame(&bytes)
                 {
-                    self.take_ack(log_id, &internal_ext);
+                    self.frames.take_ack(log_id, &internal_ext);
                 }
             }
         };
-        let _ = timeout(PARTING, farewell).await;
+        if endless {
+            farewell.await;
+        } else {
+            let _ = timeout(PARTING, farewell).await;
+        }
     }
 }
 
@@ -453,8 +386,4 @@ async fn next_tell(tells: &mut Option<mpsc::Receiver<Tell>>) -> Option<Tell> {
         Some(receiver) => receiver.recv().await,
         None => std::future::pending().await,
     }
-}
-
-fn binary(bytes: Vec<u8>) -> tungstenite::Message {
-    tungstenite::Message::Binary(bytes.into())
 }

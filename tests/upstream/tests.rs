@@ -1,6 +1,9 @@
 //! The stand-in as a client meets it: one that does all of it right unless a test tells it
 //! otherwise.
 
+mod broadcasts;
+mod euler;
+mod troubles;
 mod visitor;
 
 use std::path::Path;
@@ -14,12 +17,12 @@ use self::visitor::{AGENT, Client, Got, Visitor, WEB_PARAMS};
 use super::*;
 use crate::wire::{FetchResult, RoomMessage};
 
-fn capture(name: &str) -> Capture {
+pub(super) fn capture(name: &str) -> Capture {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures");
     Capture::read(&folder.join(format!("{name}.ndjson"))).unwrap()
 }
 
-fn script(name: &str) -> Script {
+pub(super) fn script(name: &str) -> Script {
     Script::new().creator(Creator::plays(name, capture(name)))
 }
 
@@ -339,7 +342,11 @@ async fn refusals_name_what_is_wrong_with_a_signing_or_a_look_up() {
         (&alive["data"][0]["alive"], &alive["data"][1]["alive"]),
         (&true.into(), &false.into())
     );
-    let by_name = visitor.json("/webcast/anchors/room-d/room_id").await;
+    let anonymous = visitor.get("/webcast/anchors/room-d/room_id").await;
+    assert_eq!(anonymous.status(), 401);
+    let by_name = visitor
+        .json("/webcast/anchors/room-d/room_id?apiKey=any")
+        .await;
     assert_eq!(by_name["room_id"], room.as_str());
     assert_eq!(visitor.sign("1234").await.unwrap_err(), 404);
     for refusal in [
@@ -480,36 +487,4 @@ async fn stopping_frees_the_port_and_ends_connections() {
     script.listen = address.parse().unwrap();
     let restarted = Upstream::start(script).await.unwrap();
     assert_ne!(restarted.room_id("room-d").unwrap().to_string(), room);
-}
-
-#[test]
-fn faults_are_read_from_json() {
-    let fault = |json: &str| serde_json::from_str::<Fault>(json);
-    assert!(matches!(
-        fault(r#"{"playback": {"act": "drop"}}"#),
-        Ok(Fault::Playback {
-            after_frames: 0,
-            act: Act::Drop
-        })
-    ));
-    assert!(matches!(
-        fault(r#"{"sign": {"times": 2, "refusal": {"status": {"status": 429, "retryAfter": 3}}}}"#),
-        Ok(Fault::Sign {
-            refusal: Refusal::Status {
-                status: 429,
-                retry_after: Some(3)
-            },
-            ..
-        })
-    ));
-    match fault(r#"{"playback": {"afterFrames": 3, "act": {"frame": {"bytes": "/w=="}}}}"#) {
-        Ok(Fault::Playback {
-            after_frames: 3,
-            act: Act::Frame { bytes },
-        }) => {
-            assert_eq!(bytes.as_ref(), b"\xff");
-        }
-        other => panic!("{other:?}"),
-    }
-    assert!(fault(r#"{"playback": {"act": "dance"}}"#).is_err());
 }

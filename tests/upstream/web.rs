@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 use crate::{
     Stage,
     request::{Query, check_web},
-    room::Room,
+    room::{Broadcast, Room},
     script::Show,
 };
 
 const LIVE: u8 = 2;
+const PAUSED: u8 = 3;
 const ENDED: u8 = 4;
 
 /// `GET /@{name}/live`: the page, with its state as JSON inside.
@@ -47,7 +48,7 @@ pub(crate) async fn live_page(
     page(&json!({
         "LiveRoom": {
             "loadingState": { "getRecommendLive": 0, "getUserInfo": 0, "getUserStat": 0 },
-            "needLogin": false,
+            "needLogin": matches!(room.show, Show::LoginWanted(_)),
             "liveRoomStatus": 0,
             "liveRoomUserInfo": {
                 "user": user,
@@ -114,11 +115,22 @@ pub(crate) async fn room_info(
         }));
     };
     let live = room.live();
+    // What a visitor without a session gets.
+    let closed = match room.show {
+        Show::AgeRestricted(_) => Some((4_003_110, "this room is restricted by age")),
+        Show::LoginWanted(_) => Some((20_003, "log in first")),
+        _ => None,
+    };
+    if let Some((code, prompts)) = closed {
+        return Json(json!({
+            "status_code": code, "data": { "message": prompts, "prompts": prompts },
+        }));
+    }
     Json(json!({
         "status_code": 0,
         "data": {
             "id_str": id,
-            "status": if live.is_some() { LIVE } else { ENDED },
+            "status": status(live.as_ref()),
             "title": live.as_ref().map_or("", |live| &live.title),
             "create_time": live.as_ref().map_or(0, |live| live.started),
             "owner": {
@@ -156,6 +168,14 @@ pub(crate) async fn check_alive(
     Json(json!({ "status_code": 0, "data": data }))
 }
 
+fn status(live: Option<&Broadcast>) -> u8 {
+    match live {
+        None => ENDED,
+        Some(live) if live.paused => PAUSED,
+        Some(_) => LIVE,
+    }
+}
+
 fn captcha(room: &Room) -> bool {
     matches!(room.show, Show::Captcha) || room.captcha_due()
 }
@@ -167,7 +187,7 @@ fn nickname(room: &Room) -> String {
 /// `user` and `liveRoom`, the same in the page and in the API.
 fn describe(room: &Room) -> (Value, Value) {
     let live = room.live();
-    let status = if live.is_some() { LIVE } else { ENDED };
+    let status = status(live.as_ref());
     let room_id = room
         .shown_room()
         .map(|id| id.to_string())

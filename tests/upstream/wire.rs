@@ -233,6 +233,51 @@ pub fn msg_frame(seq_id: i64, log_id: i64, result: &FetchResult, gzip: bool) -> 
     .encode_to_vec()
 }
 
+/// A good frame but for the header about its compression, which says the contrary.
+pub fn lying_frame(seq_id: i64, log_id: i64, result: &FetchResult, gzip: bool) -> Vec<u8> {
+    let plain = result.encode_to_vec();
+    let (payload, says) = if gzip {
+        (compress(&plain), "none")
+    } else {
+        (plain, "gzip")
+    };
+    PushFrame {
+        seq_id,
+        log_id,
+        service: 1,
+        method: 8,
+        headers: vec![PushHeader {
+            key: "compress_type".into(),
+            value: says.into(),
+        }],
+        payload_encoding: "pb".into(),
+        payload_type: "msg".into(),
+        payload: payload.into(),
+    }
+    .encode_to_vec()
+}
+
+/// A small frame whose payload inflates to this many MiB of zeros.
+pub fn gzip_bomb(mebibytes: u32) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..mebibytes {
+        in_memory(encoder.write_all(&zeros));
+    }
+    PushFrame {
+        log_id: 1,
+        headers: vec![PushHeader {
+            key: "compress_type".into(),
+            value: "gzip".into(),
+        }],
+        payload_encoding: "pb".into(),
+        payload_type: "msg".into(),
+        payload: in_memory(encoder.finish()).into(),
+        ..PushFrame::default()
+    }
+    .encode_to_vec()
+}
+
 /// The answers `hb` and `im_enter_room_resp`: their payload names the type again and holds nothing
 /// that a client needs.
 pub fn reply_frame(payload_type: &str, log_id: i64) -> Vec<u8> {
@@ -280,12 +325,12 @@ pub fn read_server_frame(
 
 fn compress(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder
-        .write_all(plain)
-        .and_then(|()| encoder.finish())
-        .unwrap_or_else(|error| {
-            unreachable!("writing into memory does not fail: {error}");
-        })
+    in_memory(encoder.write_all(plain));
+    in_memory(encoder.finish())
+}
+
+fn in_memory<T>(written: std::io::Result<T>) -> T {
+    written.unwrap_or_else(|error| unreachable!("writing into memory does not fail: {error}"))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod check;
 pub mod dev;
 pub mod edge;
 pub mod http;
+pub mod nightly;
 pub mod node;
 pub mod packages;
 pub mod ports;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, check, dev, edge, node, processes, progress, test};
+use xtask::{bench, check, dev, edge, nightly, node, processes, progress, test};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -45,6 +45,15 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Fuzz, and try the properties on many more cases
+    Nightly {
+        /// How long each fuzz target runs, in seconds
+        #[arg(long, default_value = "60", value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+        /// How many cases each property is tried on
+        #[arg(long, default_value = "5000", value_parser = clap::value_parser!(u32).range(1..))]
+        cases: u32,
+    },
     /// Build the Worker and print its size
     Edge {
         /// Optimised as for production (link-time optimisation, wasm-opt)
@@ -75,6 +84,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test { filter, no_check } => test::run(&test::Options { filter, no_check }),
         Command::Check => check::run(),
         Command::Bench { arguments } => bench::run(&arguments),
+        Command::Nightly { seconds, cases } => nightly::run(nightly::Options { seconds, cases }),
         Command::Edge { release } => {
             node::install_edge_tools()?;
             edge::build(if release {

@@ -4,14 +4,27 @@
 //! until they are acknowledged. After every (re)connect the own unfinished entries come first: those
 //! of a process that crashed, and those of a reply that was lost. A stream that was wiped loses its
 //! groups: they are made again from its start, never from its end.
+//!
+//! Each entry carries how many processes have begun it and died ([`Entry::deliveries`]), in the
+//! delivery count that Redis keeps. Outages of Redis, reconnects and restarts in between do not
+//! count.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Value};
+use redis::{AsyncConnectionConfig, Script, Value};
 
-use super::{Bus, CONNECT_TIMEOUT, Error, RESPONSE_TIMEOUT, into_text, text};
+use super::{Bus, CONNECT_TIMEOUT, Error, Hop, RESPONSE_TIMEOUT, into_text, text};
+
+/// KEYS: stream. ARGV: group, consumer, then each entry's id and its new delivery count. Leaves
+/// trimmed entries alone: a claim would take them off the pending list.
+const COUNT: &str = r"
+for i = 3, #ARGV, 2 do
+  if #redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i]) > 0 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
+  end
+end";
 
 /// One stream entry as a group member received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +33,9 @@ pub struct Entry {
     pub id: String,
     /// Its fields. Empty when the entry was trimmed away while it was still pending.
     pub fields: HashMap<String, String>,
+    /// How many processes have begun it before this one and did not come to its end; see
+    /// [`Consumer::begin`].
+    pub deliveries: u64,
 }
 
 impl Entry {
@@ -40,12 +56,17 @@ pub struct Consumer {
     pub(super) bus: Bus,
     pub(super) stream: String,
     pub(super) group: &'static str,
-    name: String,
+    pub(super) name: String,
     connection: Option<MultiplexedConnection>,
     /// Redis' number of the last connection, to end it before the next one reads.
     client_id: Option<u64>,
     /// The own history is read after this id; `None` once it is done.
     history: Option<String>,
+    /// Entries that this process has been given or has begun, with the count that Redis has of
+    /// each: these are no other process' attempts.
+    begun: HashMap<String, u64>,
+    /// Whether the last read has shown that there are no more entries.
+    drained: bool,
 }
 
 impl Consumer {
@@ -58,6 +79,8 @@ impl Consumer {
             connection: None,
             client_id: None,
             history: None,
+            begun: HashMap::new(),
+            drained: false,
         }
     }
 
@@ -93,33 +116,133 @@ impl Consumer {
         count: usize,
         wait: Duration,
     ) -> Result<Vec<Entry>, Error> {
+        self.drained = false;
         if let Some(after) = &self.history {
-            let entries = read_group(
-                connection,
-                &self.stream,
-                self.group,
-                &self.name,
-                count,
-                None,
-                after,
-            )
-            .await?;
+            let entries = self.unfinished(connection, count, after).await?;
             if let Some(last) = entries.last() {
                 self.history = Some(last.id.clone());
                 return Ok(entries);
             }
             self.history = None;
+            // Whatever is still in here was finished by others.
+            self.begun.clear();
         }
-        read_group(
-            connection,
-            &self.stream,
-            self.group,
-            &self.name,
-            count,
-            Some(wait),
-            ">",
-        )
-        .await
+        let entries = self.fresh(connection, count, wait).await?;
+        self.drained = entries.len() < count;
+        let given = entries.iter().map(|entry| (entry.id.clone(), 1));
+        self.begun.extend(given);
+        Ok(entries)
+    }
+
+    /// Entries that nobody was given before.
+    async fn fresh(
+        &self,
+        connection: &mut MultiplexedConnection,
+        count: usize,
+        wait: Duration,
+    ) -> Result<Vec<Entry>, Error> {
+        let reply: Value = redis::cmd("XREADGROUP")
+            .arg("GROUP")
+            .arg(self.group)
+            .arg(&self.name)
+            .arg("COUNT")
+            .arg(count)
+            .arg("BLOCK")
+            // 0 would wait for ever.
+            .arg(u64::try_from(wait.as_millis().max(1)).unwrap_or(u64::MAX))
+            .arg("STREAMS")
+            .arg(&self.stream)
+            .arg(">")
+            .query_async(connection)
+            .await?;
+        entries(reply).ok_or(Error::Reply("XREADGROUP"))
+    }
+
+    /// Own entries after an id that were not acknowledged. Not by `XREADGROUP`, which would count
+    /// every look as an attempt, also those after a mere outage of Redis.
+    async fn unfinished(
+        &self,
+        connection: &mut MultiplexedConnection,
+        count: usize,
+        after: &str,
+    ) -> Result<Vec<Entry>, Error> {
+        let pending: Vec<(String, String, u64, u64)> = redis::cmd("XPENDING")
+            .arg(&self.stream)
+            .arg(self.group)
+            .arg(format!("({after}"))
+            .arg("+")
+            .arg(count)
+            .arg(&self.name)
+            .query_async(connection)
+            .await?;
+        if pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut commands = redis::pipe();
+        for (id, ..) in &pending {
+            commands.cmd("XRANGE").arg(&self.stream).arg(id).arg(id);
+        }
+        let replies: Vec<Value> = commands.query_async(connection).await?;
+        let mut unfinished = Vec::new();
+        for ((id, _, _, count), reply) in pending.into_iter().zip(replies) {
+            let stream = Value::Array(vec![Value::Nil, reply]);
+            let found = entries(Value::Array(vec![stream])).ok_or(Error::Reply("XRANGE"))?;
+            unfinished.push(Entry {
+                fields: found
+                    .into_iter()
+                    .next()
+                    .map(|entry| entry.fields)
+                    .unwrap_or_default(),
+                deliveries: match self.begun.get(&id) {
+                    Some(ours) => ours.saturating_sub(1),
+                    None => count,
+                },
+                id,
+            });
+        }
+        Ok(unfinished)
+    }
+
+    /// Counts an attempt on entries that other processes have begun before, so that one that kills
+    /// every process is known in the end. New entries count from the moment they are given.
+    ///
+    /// To be called before the work. [`Consumer::survived`] takes it back.
+    pub async fn begin(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let again = entries.iter().filter(|entry| entry.deliveries > 0);
+        let counts: Vec<(String, u64)> = again
+            .map(|entry| (entry.id.clone(), entry.deliveries + 1))
+            .collect();
+        self.count(&counts).await?;
+        self.begun.extend(counts);
+        Ok(())
+    }
+
+    /// The work on these entries is done and only Redis does not take its result: if the process
+    /// ends before it does, they are not the reason.
+    pub async fn survived(&mut self, ids: &[&str]) -> Result<(), Error> {
+        let counts: Vec<(String, u64)> = ids
+            .iter()
+            .filter_map(|id| Some(((*id).to_owned(), self.begun.get(*id)?.saturating_sub(1))))
+            .collect();
+        self.count(&counts).await
+    }
+
+    async fn count(&mut self, counts: &[(String, u64)]) -> Result<(), Error> {
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let script = Script::new(COUNT);
+        let mut call = script.prepare_invoke();
+        call.key(&self.stream).arg(self.group).arg(&self.name);
+        for (id, count) in counts {
+            call.arg(id).arg(count);
+        }
+        Ok(call.invoke_async(&mut self.bus.manager.clone()).await?)
+    }
+
+    /// Whether the last read has returned all new entries that there were.
+    pub fn is_drained(&self) -> bool {
+        self.drained
     }
 
     /// Makes the next call read the own unfinished entries first, as after a reconnect: a reader
@@ -157,21 +280,35 @@ impl Consumer {
             .query_async(&mut connection)
             .await
             .ok();
+        self.make_group(&mut connection).await?;
+        self.history = Some("0".to_owned());
+        Ok(connection)
+    }
+
+    /// Makes the group, from the stream's start, unless it is there.
+    pub(super) async fn make_group(
+        &self,
+        connection: &mut impl redis::aio::ConnectionLike,
+    ) -> Result<(), Error> {
         let made = redis::cmd("XGROUP")
             .arg("CREATE")
             .arg(&self.stream)
             .arg(self.group)
             .arg("0")
             .arg("MKSTREAM")
-            .exec_async(&mut connection)
+            .exec_async(connection)
             .await;
         match made {
-            Ok(()) => {}
-            Err(error) if error.code() == Some("BUSYGROUP") => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()),
+            _ => Ok(()),
         }
-        self.history = Some("0".to_owned());
-        Ok(connection)
+    }
+
+    /// What was finished needs no more counting.
+    pub(super) fn forget_begun(&mut self, hops: &[Hop]) {
+        for id in hops.iter().filter_map(|hop| hop.raw_id.as_ref()) {
+            self.begun.remove(id);
+        }
     }
 
     /// Takes entries off the pending list, once their effect is durable.
@@ -181,35 +318,11 @@ impl Consumer {
         }
         let mut command = redis::cmd("XACK");
         command.arg(&self.stream).arg(self.group).arg(ids);
+        for id in ids {
+            self.begun.remove(id);
+        }
         Ok(command.exec_async(&mut self.bus.manager.clone()).await?)
     }
-}
-
-async fn read_group(
-    connection: &mut MultiplexedConnection,
-    stream: &str,
-    group: &str,
-    name: &str,
-    count: usize,
-    wait: Option<Duration>,
-    after: &str,
-) -> Result<Vec<Entry>, Error> {
-    let mut command = redis::cmd("XREADGROUP");
-    command
-        .arg("GROUP")
-        .arg(group)
-        .arg(name)
-        .arg("COUNT")
-        .arg(count);
-    if let Some(wait) = wait {
-        // 0 would wait for ever.
-        command
-            .arg("BLOCK")
-            .arg(u64::try_from(wait.as_millis().max(1)).unwrap_or(u64::MAX));
-    }
-    command.arg("STREAMS").arg(stream).arg(after);
-    let reply: Value = command.query_async(connection).await?;
-    entries(reply).ok_or(Error::Reply("XREADGROUP"))
 }
 
 /// Reads `[[stream, [[id, [field, value, …] or nil], …]]]`, or nil for nothing.
@@ -238,7 +351,11 @@ fn entries(reply: Value) -> Option<Vec<Entry>> {
                     fields.insert(text(&field)?, into_text(value)?);
                 }
             }
-            found.push(Entry { id, fields });
+            found.push(Entry {
+                id,
+                fields,
+                deliveries: 0,
+            });
         }
     }
     Some(found)

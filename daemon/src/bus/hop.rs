@@ -2,9 +2,11 @@
 //!
 //! Comes in: what became of a batch of raw entries, and what the normalizer has to remember. Goes
 //! out, in one script: events and dead letters, the acknowledgements, and the memory. So a crash or
-//! a race can never publish twice or forget half. A repeat after a lost reply finds the entries no
-//! longer pending, publishes nothing and writes the same memory again. A normalizer that has lost
-//! its lease changes nothing at all.
+//! a race can never publish twice or forget half. Batches are numbered and each must follow the one
+//! before: a repeat after a lost reply changes nothing, and neither does a normalizer that has lost
+//! its lease or whose memory is not the one that is written here. Entries are taken in their order:
+//! a batch waits when an older entry is unfinished, as one that a stopped rival was given. A hop
+//! renews the lease.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,20 +16,37 @@ use redis::Script;
 use shared::streams::events;
 use shared::time::Timestamp;
 
-use super::{Bus, Consumer, DeadLetter, Error, FUSE, Owner};
+use super::{Bus, Consumer, DeadLetter, Error, FUSE, LEASE, Owner};
 
-/// KEYS: raw, events, dlq, lease, state. ARGV: group, owner, the batch's number, how many fields of the state, for each
+/// KEYS: raw, events, dlq, lease, state. ARGV: group, consumer, owner, the lease's life in ms, the
+/// batch's number, the first raw entry's id or an empty text, how many fields of the state, for each
 /// its name and value (an empty value removes it); then per raw entry its id (or an empty text for
 /// what no entry causes), how many outcomes it has, and for each the number of the key that it goes
 /// to, how many words it has, and these: what XADD takes after the key.
-/// Returns how many entries were still pending, 0 for a batch that was done before, or -1 when the
-/// lease is not ours.
+/// Returns how many entries were still pending, 0 for a batch that was done before, or why nothing
+/// was done: -1 the lease is not ours, -2 the batch does not follow the last one, -3 there is no
+/// last one, -4 an entry before the first is unfinished.
 const HOP: &str = r"
-if redis.call('GET', KEYS[4]) ~= ARGV[2] then return -1 end
-if tonumber(ARGV[3]) <= tonumber(redis.call('HGET', KEYS[5], 'batch') or '0') then return 0 end
-redis.call('HSET', KEYS[5], 'batch', ARGV[3])
-local i = 5
-for _ = 1, tonumber(ARGV[4]) do
+local number, first = tonumber(ARGV[5]), ARGV[6]
+if redis.call('GET', KEYS[4]) ~= ARGV[3] then return -1 end
+local last = redis.call('HGET', KEYS[5], 'batch')
+if not last and number > 1 then return -3 end
+last = tonumber(last or '0')
+if number == last then return 0 end
+if number ~= last + 1 then return -2 end
+if first ~= '' then
+  local oldest = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])[1]
+  if oldest then
+    local ms, n = string.match(oldest[1], '(%d+)-(%d+)')
+    local first_ms, first_n = string.match(first, '(%d+)-(%d+)')
+    ms, n, first_ms, first_n = tonumber(ms), tonumber(n), tonumber(first_ms), tonumber(first_n)
+    if ms < first_ms or (ms == first_ms and n < first_n) then return -4 end
+  end
+end
+redis.call('HSET', KEYS[5], 'batch', ARGV[5])
+redis.call('PEXPIRE', KEYS[4], ARGV[4])
+local i = 8
+for _ = 1, tonumber(ARGV[7]) do
   if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[5], ARGV[i])
   else redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1]) end
   i = i + 2
@@ -138,12 +157,26 @@ pub struct Hop {
 /// What is published and remembered at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Above that of every batch before, [`State::batch`] first of all: a batch is done once.
+    /// One above that of the batch before, [`State::batch`] first of all: a batch is done once.
     pub number: u64,
     /// In the order of the raw stream.
     pub hops: Vec<Hop>,
     /// What the normalizer remembers of the rooms: field and value; `None` forgets it.
     pub state: Vec<(String, Option<String>)>,
+}
+
+/// What became of a [`Batch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hopped {
+    /// It is done, now or before: so many of its entries were still pending now.
+    Done(usize),
+    /// Nothing: the lease of [`Role::Normalizer`] is somebody else's, or nobody's.
+    NotOurs,
+    /// Nothing: the batch does not follow the last one, or an older entry is unfinished. What is
+    /// remembered here has to be read again, and the unfinished entries.
+    OutOfStep,
+    /// Nothing: no batch is known, as when Redis was wiped. The next is number 1 again.
+    Forgotten,
 }
 
 /// What the normalizer of a shard remembers.
@@ -204,19 +237,11 @@ impl Bus {
 
 impl Consumer {
     /// Publishes what became of raw entries, takes these off the pending list and remembers, in one
-    /// script. Returns how many entries were still pending; `None` when the lease of
-    /// [`Role::Normalizer`] is not `owner`'s, and then nothing was done.
+    /// script, for `owner`, who holds the lease of [`Role::Normalizer`]. After an error the same
+    /// batch may be tried again.
     ///
     /// The consumer must be one of the shard's raw stream.
-    pub async fn hop(
-        &mut self,
-        shard: u32,
-        owner: Owner,
-        batch: &Batch,
-    ) -> Result<Option<usize>, Error> {
-        if batch.hops.is_empty() && batch.state.is_empty() {
-            return Ok(Some(0));
-        }
+    pub async fn hop(&mut self, shard: u32, owner: Owner, batch: &Batch) -> Result<Hopped, Error> {
         let names = self.bus.names;
         let mut call = self.bus.scripts.hop.hop.prepare_invoke();
         call.key(&self.stream)
@@ -224,9 +249,13 @@ impl Consumer {
             .key(names.dlq(shard))
             .key(self.bus.role_key(Role::Normalizer(shard)))
             .key(self.bus.shard_key("ttlc:normalizer", shard));
+        let first = batch.hops.iter().find_map(|hop| hop.raw_id.as_deref());
         call.arg(self.group)
+            .arg(&self.name)
             .arg(owner.to_string())
+            .arg(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX))
             .arg(batch.number)
+            .arg(first.unwrap_or_default())
             .arg(batch.state.len());
         for (field, value) in &batch.state {
             call.arg(field).arg(value.as_deref().unwrap_or_default());
@@ -242,7 +271,22 @@ impl Consumer {
                 }
             }
         }
-        let done: i64 = call.invoke_async(&mut self.bus.manager.clone()).await?;
-        Ok(usize::try_from(done).ok())
+        let reply: Result<i64, _> = call.invoke_async(&mut self.bus.manager.clone()).await;
+        match reply {
+            Ok(-1) => Ok(Hopped::NotOurs),
+            Ok(-2 | -4) => Ok(Hopped::OutOfStep),
+            Ok(-3) => Ok(Hopped::Forgotten),
+            Ok(done) => {
+                self.forget_begun(&batch.hops);
+                Ok(Hopped::Done(usize::try_from(done).unwrap_or(0)))
+            }
+            Err(error) => {
+                // A wiped stream; the group is made again here, for nobody reads at the moment.
+                if error.to_string().contains("NOGROUP") {
+                    self.make_group(&mut self.bus.manager.clone()).await?;
+                }
+                Err(error.into())
+            }
+        }
     }
 }

@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
-use super::direct::room::{self, Room};
-use super::direct::socket::End;
+use super::direct::room;
 use super::direct::{dial, sign};
+use super::euler;
+use super::provider::{End, Room};
 use super::reconnect::{Reconnect, at_least};
 
 /// The pause after being blocked in front of the sign server, doubled each time.
@@ -22,12 +23,14 @@ pub(super) struct Failure {
     pub(super) detail: String,
     /// The room, if one was found.
     pub(super) stream_id: Option<String>,
-    pause: Pause,
+    pub(super) retry: Retry,
+    /// The close code of a socket that was open.
+    pub(super) close_code: Option<u16>,
 }
 
 /// When to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
+pub(super) enum Retry {
     /// By the reconnect policy.
     Policy,
     /// By the reconnect policy, and no more often than who is offline is looked at.
@@ -47,41 +50,55 @@ impl Failure {
             reason: "unknown_user",
             detail: "TikTok knows nobody of this name".to_owned(),
             stream_id: None,
-            pause: Pause::Poll,
+            retry: Retry::Poll,
+            close_code: None,
         }
     }
 
     /// A look that showed no room, or one that is kept from us.
     pub(super) fn to_look(error: &room::Error) -> Self {
-        let (stream_id, pause) = match error {
-            room::Error::AgeRestricted(room) => (Some(room.clone()), Pause::Poll),
-            room::Error::Unresolved { .. } if error.reason() == "blocked" => (None, Pause::Poll),
-            room::Error::Unresolved { .. } => (None, Pause::Policy),
+        let (stream_id, retry) = match error {
+            room::Error::AgeRestricted(room) => (Some(room.clone()), Retry::Poll),
+            room::Error::Unresolved { .. } if error.reason() == "blocked" => (None, Retry::Poll),
+            room::Error::Unresolved { .. } => (None, Retry::Policy),
         };
         Self {
             reason: error.reason(),
             detail: error.to_string(),
             stream_id,
-            pause,
+            retry,
+            close_code: None,
+        }
+    }
+
+    /// Another room than the one that is being read.
+    pub(super) fn elsewhere(room: &Room) -> Self {
+        Self {
+            reason: "room_gone",
+            detail: "the creator is not in this room any more".to_owned(),
+            stream_id: Some(room.id.clone()),
+            retry: Retry::Policy,
+            close_code: None,
         }
     }
 
     /// No signed address.
     pub(super) fn to_sign(error: &sign::Error, room: &Room) -> Self {
-        let pause = match error {
+        let retry = match error {
             sign::Error::Limited { wait, .. }
             | sign::Error::Failed {
                 wait: Some(wait), ..
-            } => Pause::AtLeast(*wait),
-            sign::Error::Refused { .. } => Pause::Never,
-            sign::Error::Blocked => Pause::Long,
-            _ => Pause::Policy,
+            } => Retry::AtLeast(*wait),
+            sign::Error::Refused { .. } => Retry::Never,
+            sign::Error::Blocked => Retry::Long,
+            _ => Retry::Policy,
         };
         Self {
             reason: error.reason(),
             detail: error.to_string(),
             stream_id: Some(room.id.clone()),
-            pause,
+            retry,
+            close_code: None,
         }
     }
 
@@ -91,7 +108,19 @@ impl Failure {
             reason: error.reason(),
             detail: error.to_string(),
             stream_id: Some(stream_id),
-            pause: Pause::Policy,
+            retry: Retry::Policy,
+            close_code: None,
+        }
+    }
+
+    /// No connection by way of Euler.
+    pub(super) fn to_euler(error: &euler::Error, room: Option<&Room>) -> Self {
+        Self {
+            reason: error.reason(),
+            detail: error.to_string(),
+            stream_id: room.map(|room| room.id.clone()),
+            retry: error.retry(),
+            close_code: error.close_code(),
         }
     }
 
@@ -102,19 +131,31 @@ impl Failure {
             reason: end.reason,
             detail: format!("no message arrived{}", detail.unwrap_or_default()),
             stream_id: Some(stream_id),
-            pause: Pause::Policy,
+            retry: end.close_code.map_or(Retry::Policy, euler::retry_after),
+            close_code: end.close_code,
         }
     }
 
-    /// Counts the failure and says how long to wait; `None`: there is no use in trying again.
+    /// Whether it is the provider that failed, and not the creator who cannot be read.
+    pub(super) fn blames_provider(&self) -> bool {
+        !matches!(self.reason, "unknown_user" | "age_restricted")
+    }
+
+    /// Whether a look failed without showing anything, so that the room may well be there.
+    pub(super) fn is_unclear(&self) -> bool {
+        matches!(self.reason, "unresolved" | "blocked")
+    }
+
+    /// Counts the failure and says how long to wait before the same provider tries again; `None`:
+    /// there is no use in trying again.
     pub(super) fn pause(&self, reconnect: &mut Reconnect, poll: Duration) -> Option<Duration> {
         let by_policy = reconnect.failed()?;
-        match self.pause {
-            Pause::Policy => Some(by_policy),
-            Pause::Poll => Some(by_policy.max(at_least(poll))),
-            Pause::AtLeast(least) => Some(by_policy.max(at_least(least))),
-            Pause::Long => Some(reconnect.pause(BLOCKED_FIRST, BLOCKED_LONGEST)),
-            Pause::Never => None,
+        match self.retry {
+            Retry::Policy => Some(by_policy),
+            Retry::Poll => Some(by_policy.max(at_least(poll))),
+            Retry::AtLeast(least) => Some(by_policy.max(at_least(least))),
+            Retry::Long => Some(reconnect.pause(BLOCKED_FIRST, BLOCKED_LONGEST)),
+            Retry::Never => None,
         }
     }
 }

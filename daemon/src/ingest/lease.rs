@@ -7,11 +7,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use metrics::counter;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{self, Bus, Claim, Memory, Owner, RENEW};
+use crate::metrics::LEASES_LOST;
 
 /// The rooms of this process; cheap to clone.
 #[derive(Clone)]
@@ -24,7 +27,12 @@ pub(super) struct Leases {
 struct Held {
     token: u64,
     lost: CancellationToken,
+    /// Given back, and when. The token is kept, for what is still on its way to Redis.
+    released: Option<Instant>,
 }
+
+/// How long a given-back room's token is kept.
+const KEPT: Duration = Duration::from_hours(1);
 
 /// A room that is ours.
 pub(super) struct Lease {
@@ -53,13 +61,16 @@ impl Leases {
         let held = rooms.entry(stream_id.to_owned()).or_insert_with(|| Held {
             token: memory.token,
             lost: CancellationToken::new(),
+            released: None,
         });
+        held.released = None;
         if held.token != memory.token {
             // It was lost and is ours again; whoever counted on it in between has to know.
             held.lost.cancel();
             *held = Held {
                 token: memory.token,
                 lost: CancellationToken::new(),
+                released: None,
             };
         }
         let lost = held.lost.clone();
@@ -75,6 +86,7 @@ impl Leases {
     /// A room is not ours any more.
     pub(super) fn lose(&self, stream_id: &str) {
         if let Some(held) = self.rooms().remove(stream_id) {
+            counter!(LEASES_LOST).increment(1);
             tracing::warn!(
                 stage = "ingest",
                 stream_id,
@@ -87,11 +99,21 @@ impl Leases {
     /// Gives a room back, for others to take at once. What is still on its way to Redis is published
     /// all the same, unless somebody takes the room before.
     pub(super) async fn release(&self, stream_id: &str) {
-        if self.rooms().remove(stream_id).is_some()
-            && let Err(error) = self.bus.release_room(stream_id, self.owner).await
-        {
+        let ours = match self.rooms().get_mut(stream_id) {
+            Some(held) if held.released.is_none() => {
+                held.released = Some(Instant::now());
+                true
+            }
+            _ => false,
+        };
+        if ours && let Err(error) = self.bus.release_room(stream_id, self.owner).await {
             tracing::debug!(stage = "ingest", stream_id, %error, "the lease lapses by itself");
         }
+    }
+
+    /// Whether Redis answers.
+    pub(super) async fn ping(&self) -> bool {
+        self.bus.ping().await.is_ok()
     }
 
     /// Renews all leases until `stop`, and gives them back then.
@@ -108,9 +130,12 @@ impl Leases {
     }
 
     async fn renew(&self) {
+        self.rooms()
+            .retain(|_, held| held.released.is_none_or(|since| since.elapsed() < KEPT));
         let rooms: Vec<(String, u64)> = self
             .rooms()
             .iter()
+            .filter(|(_, held)| held.released.is_none())
             .map(|(stream_id, held)| (stream_id.clone(), held.token))
             .collect();
         let asked: Vec<(&str, u64)> = rooms

@@ -4,43 +4,59 @@
 //! the order of each room; dead letters for frames that cannot be read; each creator's status.
 //! Ingest interprets nothing but what its own work needs, and never writes to Postgres.
 //!
-//! In the order of the data: `options` says whom to follow, `creator` is one task for each,
-//! `direct` speaks TikTok's protocol, `session` numbers the messages, `spool` brings them to the
-//! disk and `outbox` to Redis; `failure`, `reconnect` and `status` beside.
+//! In the order of the data: `options` says whom to follow, `command` and `tracked` change that
+//! while the daemon runs, `creator` is one task for each, `provider` is the seam behind which rooms
+//! are read and `choice` says by whom, `direct` speaks TikTok's protocol and `euler` Euler Stream's,
+//! `session` numbers the messages, `spool` brings them to the disk and `outbox` to Redis; `budget`,
+//! `failure`, `lease`, `reconnect` and `status` beside.
 //!
 //! On a crash the messages of the last 100 ms are lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
 //! are read on, and messages wait in the spool.
 
+mod budget;
+mod choice;
+mod command;
 mod creator;
 mod direct;
+mod euler;
 mod failure;
 mod lease;
 mod options;
 mod outbox;
+mod provider;
 mod reconnect;
 mod session;
+mod socket;
 mod spool;
 mod status;
+mod tracked;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use self::creator::Creator;
+use self::budget::Budget;
+pub use self::choice::Which;
+use self::creator::Parts;
+pub use self::direct::frames::{Frames, Taken};
+pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion};
 use self::lease::Leases;
 use self::options::Settings;
-pub use self::options::{Invalid, Options};
+pub use self::options::{Invalid, Options, SignPath, Switch};
 use self::outbox::{Outbox, Raw};
+use self::provider::{Providers, Sources};
 use self::spool::Spool;
 use self::status::Board;
+use self::tracked::Roster;
 use crate::bus::Bus;
 
 /// For closing sockets and publishing what is in hand, from the moment of being told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
+/// The part of it for closing sockets.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// Why ingest cannot work at all.
 #[derive(Debug, thiserror::Error)]
@@ -66,69 +82,97 @@ pub fn warning() -> Option<&'static str> {
 ///
 /// Needs a process-wide TLS provider (`rustls`) to be installed.
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
+    let settings = options.check()?;
+    announce(&settings);
     let Settings {
         creators,
         upstream,
         policy,
-        signs_per_minute,
+        limits,
+        preference,
+        euler,
         spool,
-    } = options.check()?;
+    } = settings;
     let spool = Spool::open(&spool)?;
-    let shared = Arc::new(direct::Shared::new(&upstream, signs_per_minute).map_err(Error::Client)?);
-    if upstream.key.is_none() {
-        tracing::info!(
-            stage = "ingest",
-            "EULER_API_KEY is not set: the sign server allows few requests without it"
-        );
-    }
-    let leases = Leases::new(bus.clone(), spool.owner());
-    let leases_stop = CancellationToken::new();
-    let leases_task = tokio::spawn(leases.clone().keep(leases_stop.clone()));
+    // A minute's worth at once: who starts with many live rooms reads them at once.
+    let account = Arc::new(Budget::new(
+        "euler",
+        limits.euler_per_minute,
+        limits.euler_per_minute,
+    ));
+    let direct = direct::Shared::new(&upstream, limits, account.clone()).map_err(Error::Client)?;
+    let euler = upstream
+        .key
+        .map(|key| euler::Shared::new(euler, key, direct.dialer(), account));
+    let providers = Providers {
+        euler: euler.map(Arc::new),
+        direct: Arc::new(direct),
+    };
+    // Whether clients can be made shows here, and not in each creator's task.
+    Sources::new(providers.clone()).map_err(Error::Client)?;
+    let owner = spool.owner();
+    let leases = Leases::new(bus.clone(), owner);
     let raw = Raw {
         bus: bus.clone(),
         leases: leases.clone(),
     };
     let outbox = Outbox::new(raw, spool);
     let board = Board::default();
-    let mut tasks = JoinSet::new();
-    for name in creators {
-        let creator = Creator::new(
-            name,
-            shared.clone(),
-            leases.clone(),
-            outbox.outlet(),
-            board.clone(),
-            policy,
-        )
-        .map_err(Error::Client)?;
-        tasks.spawn(creator.run(stop.clone()));
-    }
+    let after = CancellationToken::new();
+    let leases_task = {
+        let (leases, after) = (leases.clone(), after.clone());
+        tokio::spawn(leases.keep(after))
+    };
+    let commands_task = tokio::spawn(command::obey(bus.clone(), owner, stop.clone()));
     let board_stop = CancellationToken::new();
-    let board_task = tokio::spawn(board.publish(bus, board_stop.clone()));
+    let board_task = tokio::spawn(
+        board
+            .clone()
+            .publish(bus.clone(), owner, board_stop.clone()),
+    );
 
-    // A task ends before `stop` only by a panic, a defect of ours: then the whole stage ends with
-    // it rather than following all but one.
-    tokio::select! {
-        () = stop.cancelled() => {}
-        Some(Err(error)) = tasks.join_next() => {
-            if error.is_panic() {
-                std::panic::resume_unwind(error.into_panic());
-            }
-        }
-    }
-    let deadline = Instant::now() + STOP_DEADLINE;
-    let all = async { while tasks.join_next().await.is_some() {} };
-    if timeout_at(deadline, all).await.is_err() {
-        tracing::warn!(stage = "ingest", "not all connections were closed in time");
-    }
+    let parts = Parts {
+        providers,
+        leases,
+        outlet: outbox.outlet(),
+        board,
+        policy,
+        preference,
+    };
+    Roster::new(creators, parts)
+        .keep(bus, stop, CLOSE_DEADLINE)
+        .await;
+
+    let deadline = Instant::now() + STOP_DEADLINE - CLOSE_DEADLINE;
     board_stop.cancel();
     outbox.close(deadline).await;
-    leases_stop.cancel();
-    if timeout_at(deadline, leases_task).await.is_err() {
-        tracing::debug!(stage = "ingest", "the leases lapse by themselves");
-    }
-    if timeout_at(deadline, board_task).await.is_err() {
-        tracing::debug!(stage = "ingest", "the last statuses were not written");
+    after.cancel();
+    let rest = async { tokio::join!(leases_task, commands_task, board_task) };
+    if timeout_at(deadline, rest).await.is_err() {
+        tracing::debug!(stage = "ingest", "leases and statuses lapse by themselves");
     }
     Ok(())
+}
+
+/// Says once what the settings mean.
+fn announce(settings: &Settings) {
+    if settings.creators.is_empty() {
+        tracing::info!(
+            stage = "ingest",
+            "TIKTOK_UNIQUE_ID is empty: following who was tracked, and waiting for commands"
+        );
+    }
+    if settings.upstream.key.is_none() {
+        tracing::info!(
+            stage = "ingest",
+            "EULER_API_KEY is not set: the sign server allows few requests without it, and provider \
+             euler cannot take over when direct fails"
+        );
+    } else if !settings.preference.fallback {
+        tracing::info!(
+            stage = "ingest",
+            provider = settings.preference.first.name(),
+            "no other provider takes over when this one fails (INGEST_FALLBACK)"
+        );
+    }
 }

@@ -6,9 +6,12 @@
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use shared::control::creator_name;
 use url::Url;
 
+use super::choice::{Preference, Which};
 use super::direct::proxy::Proxy;
+use super::euler;
 use super::spool;
 
 /// TikTok is asked no more often than this whether a creator is live.
@@ -20,7 +23,8 @@ const PROVEN_SILENCE: u64 = 20;
 #[derive(clap::Args)]
 #[group(skip)] // several stages have `Options`; a group would be named after the type
 pub struct Options {
-    /// Creators to connect to, separated by commas: names, @names or live addresses
+    /// Creators to connect to, separated by commas: names, @names or live addresses; without any,
+    /// commands on the control stream add them
     #[arg(
         long,
         env = "TIKTOK_UNIQUE_ID",
@@ -28,9 +32,18 @@ pub struct Options {
         hide_default_value = true
     )]
     pub tiktok_unique_id: String,
-    /// How rooms are read
-    #[arg(long, env = "INGEST_PROVIDER", default_value = "direct", value_parser = provider)]
-    pub ingest_provider: &'static str,
+    /// How rooms are read, as a first choice
+    #[arg(long, env = "INGEST_PROVIDER", default_value = "direct")]
+    pub ingest_provider: Which,
+    /// Whether the other provider takes over when the first choice keeps failing
+    #[arg(long, env = "INGEST_FALLBACK", default_value = "on")]
+    pub ingest_fallback: Switch,
+    /// Seconds until the first choice is tried again for the first time
+    #[arg(long, env = "INGEST_HANDBACK_SECONDS", default_value = "600", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub ingest_handback_seconds: u64,
+    /// Which of the sign server's addresses is used
+    #[arg(long, env = "SIGN_PATH", default_value = "connect")]
+    pub sign_path: SignPath,
     /// Key for Euler Stream's sign server; raises its limits
     #[arg(long, env = "EULER_API_KEY", hide_env_values = true)]
     pub euler_api_key: Option<SecretString>,
@@ -43,6 +56,9 @@ pub struct Options {
     /// Where the sign server is
     #[arg(long, env = "EULER_API_URL", default_value = "https://api.eulerstream.com", value_parser = base_url)]
     pub euler_api_url: Url,
+    /// Euler's sockets
+    #[command(flatten)]
+    pub euler: euler::Options,
     /// Give a creator up after this many failed attempts in a row; 0 = never
     #[arg(long, env = "RECONNECT_MAX_ATTEMPTS", default_value = "0")]
     pub reconnect_max_attempts: u32,
@@ -52,9 +68,12 @@ pub struct Options {
     /// Seconds without any frame after which a connection counts as dead; 20 or more against TikTok
     #[arg(long, env = "SILENT_SOCKET_SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=600))]
     pub silent_socket_seconds: u64,
-    /// Requests to the sign server per minute, over all rooms
+    /// Requests to Euler Stream per minute (signing, and opening its sockets), over all rooms
     #[arg(long, env = "SIGN_REQUESTS_PER_MINUTE", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=6000))]
     pub sign_requests_per_minute: u32,
+    /// Requests to each of TikTok's hosts per minute, over all creators
+    #[arg(long, env = "TIKTOK_REQUESTS_PER_MINUTE", default_value = "240", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub tiktok_requests_per_minute: u32,
     /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
     #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
     pub upstream_proxy: Option<SecretString>,
@@ -63,15 +82,51 @@ pub struct Options {
     pub spool: spool::Options,
 }
 
+/// Something that is used or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// Used.
+    On,
+    /// Not used.
+    Off,
+}
+
+/// The address of the sign server's fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SignPath {
+    /// `/webcast/rooms/{room}/connect`
+    Connect,
+    /// `/webcast/fetch?room_id={room}`, the older one
+    Fetch,
+}
+
 /// Settings that were checked and fit together.
 pub(super) struct Settings {
-    /// Creators' names, each once, at least one.
+    /// Creators' names, each once; maybe none.
     pub(super) creators: Vec<String>,
     pub(super) upstream: Upstream,
     pub(super) policy: Policy,
-    /// Requests to the sign server per minute, at least 1.
-    pub(super) signs_per_minute: u32,
+    pub(super) limits: Limits,
+    pub(super) preference: Preference,
+    pub(super) euler: euler::Settings,
     pub(super) spool: spool::Options,
+}
+
+/// How often upstream is asked, by all creators together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// To each of TikTok's hosts, at least 1.
+    pub(super) tiktok_per_minute: u32,
+    /// To Euler Stream's account, at least 1.
+    pub(super) euler_per_minute: u32,
+}
+
+impl Limits {
+    /// Requests to TikTok that may come together: a few seconds' worth, so that a thousand
+    /// creators do not begin with a storm.
+    pub(super) fn tiktok_at_once(self) -> u32 {
+        (self.tiktok_per_minute / 12).max(5)
+    }
 }
 
 /// Where TikTok and its sign server are, and how they are reached.
@@ -80,6 +135,7 @@ pub(super) struct Upstream {
     pub(super) web: Url,
     pub(super) webcast: Url,
     pub(super) sign: Url,
+    pub(super) sign_path: SignPath,
     pub(super) key: Option<SecretString>,
     pub(super) proxy: Option<Proxy>,
 }
@@ -96,9 +152,6 @@ pub(super) struct Policy {
 /// Settings that cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
-    /// Nobody to connect to.
-    #[error("TIKTOK_UNIQUE_ID is empty: name at least one creator")]
-    NoCreator,
     /// One of the names is none.
     #[error(
         "TIKTOK_UNIQUE_ID: {0:?} is no creator's name: letters, digits, `_`, `.` and `-`, at most 64"
@@ -125,6 +178,12 @@ pub enum Invalid {
     /// The key cannot be sent.
     #[error("EULER_API_KEY: not a key, it has characters that no header may have")]
     Key,
+    /// Euler's socket cannot be reached like this.
+    #[error(transparent)]
+    Euler(#[from] euler::Invalid),
+    /// The provider needs a key.
+    #[error("EULER_API_KEY is empty: provider `euler` needs one (INGEST_PROVIDER)")]
+    NoKey,
 }
 
 impl Options {
@@ -150,6 +209,15 @@ impl Options {
         if key.is_some() && !is_private(&self.euler_api_url) {
             return Err(Invalid::KeyInClear);
         }
+        if key.is_none() && self.ingest_provider == Which::Euler {
+            return Err(Invalid::NoKey);
+        }
+        let preference = Preference {
+            first: self.ingest_provider,
+            // Direct always can; Euler's sockets cannot do without a key.
+            fallback: self.ingest_fallback == Switch::On && key.is_some(),
+            hand_back: Duration::from_secs(self.ingest_handback_seconds),
+        };
         let proxy = self.upstream_proxy.filter(filled);
         Ok(Settings {
             creators: creators(&self.tiktok_unique_id)?,
@@ -157,6 +225,7 @@ impl Options {
                 web: self.tiktok_web_url,
                 webcast: self.tiktok_webcast_url,
                 sign: self.euler_api_url,
+                sign_path: self.sign_path,
                 key,
                 proxy: proxy
                     .as_ref()
@@ -169,7 +238,12 @@ impl Options {
                 poll: Duration::from_secs(self.offline_poll_seconds),
                 silence: Duration::from_secs(self.silent_socket_seconds),
             },
-            signs_per_minute: self.sign_requests_per_minute,
+            limits: Limits {
+                tiktok_per_minute: self.tiktok_requests_per_minute,
+                euler_per_minute: self.sign_requests_per_minute,
+            },
+            preference,
+            euler: self.euler.check()?,
             spool: self.spool,
         })
     }
@@ -189,14 +263,6 @@ fn is_private(url: &Url) -> bool {
         None => false,
     };
     url.scheme() == "https" || loopback
-}
-
-fn provider(name: &str) -> Result<&'static str, String> {
-    match name {
-        "direct" => Ok("direct"),
-        "euler" => Err("provider `euler` is not built yet, use `direct`".to_owned()),
-        _ => Err("no such provider, use `direct`".to_owned()),
-    }
 }
 
 /// An address that paths are appended to.
@@ -227,36 +293,14 @@ fn creators(list: &str) -> Result<Vec<String>, Invalid> {
         .map(str::trim)
         .filter(|entry| !entry.is_empty())
     {
-        let name = name_of(entry);
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(good) {
+        let Some(name) = creator_name(entry) else {
             return Err(Invalid::Creator(entry.chars().take(100).collect()));
-        }
+        };
         if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             names.push(name.to_owned());
         }
     }
-    if names.is_empty() {
-        Err(Invalid::NoCreator)
-    } else {
-        Ok(names)
-    }
-}
-
-/// The bare name in `name`, `@name` or `https://www.tiktok.com/@name/live?…`.
-fn name_of(entry: &str) -> &str {
-    let rest = entry.split_once("://").map_or(entry, |(_, rest)| rest);
-    let path = match rest.split_once('/') {
-        Some((host, path)) if host.to_ascii_lowercase().ends_with("tiktok.com") => path,
-        _ => rest,
-    };
-    let path = path
-        .split(['?', '#'])
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('/');
-    let path = path.strip_suffix("/live").unwrap_or(path);
-    path.strip_prefix('@').unwrap_or(path).trim()
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -286,7 +330,7 @@ mod tests {
             creators(list).unwrap(),
             ["alice", "Bob", "carol.x", "dave_1", "room-a"]
         );
-        assert!(matches!(creators(" , "), Err(Invalid::NoCreator)));
+        assert_eq!(creators(" , ").unwrap(), [""; 0], "commands name them");
         for bad in [
             "a b",
             "https://example.org/@alice",
@@ -302,11 +346,18 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_with_the_reason() {
         for (arguments, reason) in [
+            (&["--ingest-provider", "euler"][..], "EULER_API_KEY"),
+            (&["--ingest-provider", "magic"], "ingest-provider"),
+            (&["--ingest-fallback", "maybe"], "ingest-fallback"),
             (
-                &["--ingest-provider", "euler"][..],
-                "provider `euler` is not built yet, use `direct`",
+                &["--ingest-handback-seconds", "0"],
+                "ingest-handback-seconds",
             ),
-            (&["--ingest-provider", "magic"], "no such provider"),
+            (&["--sign-path", "other"], "sign-path"),
+            (
+                &["--tiktok-requests-per-minute", "0"],
+                "tiktok-requests-per-minute",
+            ),
             (&["--tiktok-web-url", "ftp://x"], "use http:// or https://"),
             (
                 &["--euler-api-url", "https://user:pass@x"],

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::publisher::Publisher;
 use super::lease::Leases;
+use super::session::json_size;
 use super::spool::log::{Log, Remembered};
 use super::spool::{self, Spool};
 use crate::bus::{Bus, Claim, DeadLetter, Error, Memory, Published, RoomBatch};
@@ -130,7 +131,7 @@ impl From<Envelope> for Parcel {
 fn size(envelope: &Envelope) -> usize {
     let data = match &envelope.data {
         RawData::Protobuf(bytes) => bytes.len().div_ceil(3) * 4,
-        RawData::Json(object) => object.len() * 64, // about; of Euler or our own
+        RawData::Json(object) => json_size(object),
     };
     data + ENVELOPE_OVERHEAD
 }

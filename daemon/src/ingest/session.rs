@@ -5,10 +5,14 @@
 //! that TikTok sends again (it does so at each connect) is counted and dropped before it gets a
 //! number; what was seen is remembered across reconnects, and by Redis across restarts.
 
+mod json;
+
 use std::collections::{HashSet, VecDeque};
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::{Counter, counter};
 use prost::Message as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -18,6 +22,8 @@ use shared::time::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub(super) use self::json::{JsonMessage, field, integer, json_size};
+use crate::metrics::{MALFORMED, MESSAGES, REPEATS};
 use crate::proto;
 use crate::proto::frames::BaseMessage;
 use crate::proto::webcast::ControlMessage;
@@ -79,6 +85,21 @@ pub(super) struct Session {
     closed: bool,
     /// There was a connection to this room before.
     again: bool,
+    meters: Option<Meters>,
+}
+
+/// What happens to messages, as metrics of a provider.
+#[derive(Clone)]
+struct Meters {
+    messages: Counter,
+    repeats: Counter,
+    malformed: Counter,
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meters")
+    }
 }
 
 impl Session {
@@ -94,7 +115,17 @@ impl Session {
             ended: false,
             closed: false,
             again: false,
+            meters: None,
         }
+    }
+
+    /// Counts for this provider from now on.
+    pub(super) fn count_for(&mut self, provider: &'static str) {
+        self.meters = Some(Meters {
+            messages: counter!(MESSAGES, "provider" => provider),
+            repeats: counter!(REPEATS, "provider" => provider),
+            malformed: counter!(MALFORMED, "provider" => provider),
+        });
     }
 
     /// Takes over what an earlier process has seen in the room: types and ids of messages.
@@ -117,6 +148,11 @@ impl Session {
         self.ended = false;
         self.closed = false;
         self.again = true;
+    }
+
+    /// The highest number given out, for a successor that must not repeat it.
+    pub(super) fn last_seq(&self) -> Option<u64> {
+        self.next_seq.checked_sub(1)
     }
 
     /// The connection is over.
@@ -149,6 +185,9 @@ impl Session {
     /// Counts what could not be read.
     pub(super) fn count_malformed(&mut self) {
         self.counts.malformed += 1;
+        if let Some(meters) = &self.meters {
+            meters.malformed.increment(1);
+        }
     }
 
     /// A message as an envelope; `None` for one that came before. `backlog` says that it was sent
@@ -168,11 +207,9 @@ impl Session {
             Some(id) => key(&message.method, 0, id.as_bytes()),
             None => key(&message.method, 1, &message.payload),
         };
-        if !self.seen.is_new(key) {
-            self.counts.repeats += 1;
+        if !self.is_new(key) {
             return None;
         }
-        self.counts.messages += 1;
         let backlog = backlog || message.is_history;
         if !backlog && message.method == CONTROL && is_end(&message.payload) {
             self.ended = true;
@@ -183,6 +220,61 @@ impl Session {
             msg_id,
             backlog,
             ..self.envelope(message.method, timestamp, now, data)
+        })
+    }
+
+    /// Counts a message, and says whether it is to be published.
+    fn is_new(&mut self, key: Key) -> bool {
+        let new = self.seen.is_new(key);
+        let meters = self.meters.as_ref();
+        if new {
+            self.counts.messages += 1;
+        } else {
+            self.counts.repeats += 1;
+        }
+        if let Some(meters) = meters {
+            let meter = if new {
+                &meters.messages
+            } else {
+                &meters.repeats
+            };
+            meter.increment(1);
+        }
+        new
+    }
+
+    /// The same for a message with a JSON body. A message that came by way of protobuf before is
+    /// a repeat, and the other way round: TikTok's id is the same in both.
+    ///
+    /// Without an id its content tells a message apart, together with the provider's time where
+    /// it has none of its own: schemas that leave out the header write the second of two equal
+    /// emotes like the first.
+    pub(super) fn take_json(
+        &mut self,
+        message: JsonMessage,
+        backlog: bool,
+        now: Timestamp,
+    ) -> Option<Envelope> {
+        let key = match &message.msg_id {
+            Some(id) => key(&message.kind, 0, id.as_bytes()),
+            None => content_key(&message),
+        };
+        if !self.is_new(key) {
+            return None;
+        }
+        let backlog = backlog || message.is_history;
+        if !backlog && message.kind == CONTROL && message.is_end() {
+            self.ended = true;
+        }
+        let timestamp = message
+            .created_ms
+            .or(message.sent_ms)
+            .map_or(now, |time| clamp(time, now));
+        let data = RawData::Json(message.data);
+        Some(Envelope {
+            msg_id: message.msg_id,
+            backlog,
+            ..self.envelope(message.kind, timestamp, now, data)
         })
     }
 
@@ -236,11 +328,45 @@ fn is_end(payload: &Bytes) -> bool {
 type Key = [u8; 16];
 
 fn key(method: &str, kind: u8, id_or_content: &[u8]) -> Key {
+    let mut hash = begin_key(method, kind);
+    hash.update(id_or_content);
+    end_key(hash)
+}
+
+/// The key of a JSON message without an id.
+fn content_key(message: &JsonMessage) -> Key {
+    let mut hash = begin_key(&message.kind, 2);
+    if message.created_ms.is_none() {
+        hash.update(message.sent_ms.unwrap_or_default().to_be_bytes());
+    }
+    // Keys are sorted in a map, and neither a map nor a hash can fail to be written.
+    let _ = serde_json::to_writer(Hashed(&mut hash), &message.data);
+    end_key(hash)
+}
+
+/// Hashes what is written.
+struct Hashed<'a>(&'a mut Sha256);
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn begin_key(method: &str, kind: u8) -> Sha256 {
     let mut hash = Sha256::new();
     hash.update(method.as_bytes());
     // No method name has such a byte, so that the two parts cannot be confused.
     hash.update([kind]);
-    hash.update(id_or_content);
+    hash
+}
+
+fn end_key(hash: Sha256) -> Key {
     let mut key = Key::default();
     key.copy_from_slice(&hash.finalize()[..16]);
     key

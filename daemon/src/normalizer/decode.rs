@@ -4,15 +4,17 @@
 //! fields now and then: one that comes as another kind than we declare (text where a number was)
 //! is left out instead of costing the message, as in clients that read with a schema of their
 //! own. Text that is not UTF-8 costs nothing either (see `proto/webcast.proto`). Bytes that are
-//! no protobuf at all, or end in the middle, are an error. JSON becomes the same bytes first (see
-//! `json`), so that there is one way from a message to an event.
+//! no protobuf at all, or end in the middle, are an error, and so is a message beyond `limits`.
+//! JSON becomes the same bytes first (see `json`), so that there is one way from a message to an
+//! event.
 
 use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use prost::{DecodeError, Message, Name};
+use prost::{Message, Name};
 use serde_json::{Map, Value};
 
 use super::json::to_protobuf;
+use super::limits::{self, Unreadable};
 use crate::proto::{Value as Part, Wire};
 
 /// How a field is written on the wire.
@@ -62,7 +64,7 @@ pub(super) enum Body<'a> {
 
 impl Body<'_> {
     /// Reads a message.
-    pub(super) fn decode<M: Message + Default + Name>(&self) -> Result<M, DecodeError> {
+    pub(super) fn decode<M: Message + Default + Name>(&self) -> Result<M, Unreadable> {
         match self {
             Self::Protobuf(payload) => decode(payload),
             Self::Json(object) => decode(&to_protobuf(object, M::NAME).into()),
@@ -71,15 +73,16 @@ impl Body<'_> {
 }
 
 /// Reads a message from its bytes.
-fn decode<M: Message + Default + Name>(payload: &Bytes) -> Result<M, DecodeError> {
-    M::decode(payload.clone()).or_else(|error| {
-        let repaired =
-            shape_of(M::NAME).and_then(|shape| without_misfits(payload, shape, MAX_DEPTH));
-        match repaired {
+pub(super) fn decode<M: Message + Default + Name>(payload: &Bytes) -> Result<M, Unreadable> {
+    // Every message is in the table; one that were not would have no field.
+    let shape = shape_of(M::NAME).unwrap_or(usize::MAX);
+    limits::protobuf(payload, shape)?;
+    M::decode(payload.clone())
+        .or_else(|error| match without_misfits(payload, shape, MAX_DEPTH) {
             Some(repaired) => M::decode(repaired.as_slice()),
             None => Err(error),
-        }
-    })
+        })
+        .map_err(Unreadable::Protobuf)
 }
 
 /// The same message with only the fields we read, and of these only such that are of the declared

@@ -100,14 +100,20 @@ fn message(envelope: &Envelope, body: &Body) -> Result<(Payload, Option<User>), 
             let message: webcast::SocialMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), None);
             let payload = social::social(&raw_type, &message)
-                .unwrap_or_else(|| raw(envelope, Some(decoded::social(&message))));
+                .unwrap_or_else(|| raw(raw_type, &envelope.data, Some(decoded::social(&message))));
             (payload, user)
         }
         "WebcastSubNotifyMessage" => {
             let message: webcast::SubNotifyMessage = must_decode(envelope, body)?;
             let user = sender(message.user.as_ref(), None);
             let payload = social::subscription(&raw_type, &message).map_or_else(
-                || raw(envelope, Some(decoded::subscription_notice(&message))),
+                || {
+                    raw(
+                        raw_type,
+                        &envelope.data,
+                        Some(decoded::subscription_notice(&message)),
+                    )
+                },
                 Payload::Subscribe,
             );
             (payload, user)
@@ -167,7 +173,7 @@ fn message(envelope: &Envelope, body: &Body) -> Result<(Payload, Option<User>), 
                     message: text(&message.tips),
                 })
             } else {
-                raw(envelope, Some(decoded::control(&message)))
+                raw(raw_type, &envelope.data, Some(decoded::control(&message)))
             };
             (payload, None)
         }
@@ -179,7 +185,7 @@ fn message(envelope: &Envelope, body: &Body) -> Result<(Payload, Option<User>), 
         }
         other => {
             let Decoded { content, user } = decoded::decoded(other, body);
-            (raw(envelope, content), user)
+            (raw(raw_type, &envelope.data, content), user)
         }
     })
 }
@@ -199,10 +205,10 @@ fn parse_error(kind: &str, error: &dyn std::fmt::Display) -> Rejection {
     }
 }
 
-fn raw(envelope: &Envelope, decoded: Option<Value>) -> Payload {
+fn raw(raw_type: String, data: &RawData, decoded: Option<Value>) -> Payload {
     Payload::Raw(Raw {
-        raw_type: without_nul(&envelope.kind),
-        raw: match &envelope.data {
+        raw_type,
+        raw: match data {
             RawData::Protobuf(bytes) => Value::String(STANDARD.encode(bytes)),
             RawData::Json(object) => Value::Object(object_without_nul(object.clone())),
         },

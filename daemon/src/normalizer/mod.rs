@@ -12,21 +12,31 @@
 //! what cannot be read goes to the dead letters with its original fields.
 
 mod battle;
+mod catalogue;
 mod decode;
 mod decoded;
 mod gift;
 mod json;
 mod lifecycle;
+mod limits;
+mod lines;
 mod map;
+mod memory;
 mod object;
 mod run;
 mod social;
+mod streaks;
+mod take;
 mod text;
 mod user;
 mod validate;
 
+pub use catalogue::Known;
+pub use lines::Lines;
 pub use map::normalize;
 pub use run::{Error, Options, run};
+pub use streaks::TIMEOUT_TYPE;
+pub use take::{Checked, Normalizer, Taken};
 pub use validate::{Contract, SchemaError};
 
 /// Why there is no event for an envelope.

@@ -1,26 +1,35 @@
 //! The normalizer as a stage: from `ttlc:raw` to `ttlc:events`, one entry after the other.
 //!
 //! Comes in: entries of the raw stream, in order, as group `normalizer` under one fixed name per
-//! shard. Goes out: per batch one script that publishes the outcomes and acknowledges the entries.
-//! Killed anywhere: entries that were not acknowledged come again, and give the same events. Redis
-//! away: waits and tries the same batch again, for ever; nothing becomes a dead letter for that.
-//! An entry that is no envelope, a message that cannot be read or an event that breaks the
-//! contract becomes a dead letter at its place in the order.
+//! shard. Goes out: per batch one script that publishes the outcomes, acknowledges the entries and
+//! writes down what is remembered. Killed anywhere: entries that were not acknowledged come again,
+//! and give the same events. Redis away: waits and tries the same batch again, for ever; nothing
+//! becomes a dead letter for that. An entry that is no envelope, a message that cannot be read or
+//! an event that breaks the contract becomes a dead letter at its place in the order.
+//!
+//! Each shard has one normalizer at a time: who holds its lease. Others stand by and take over
+//! when it is given back or has lapsed, with what is written down; what the last holder has not
+//! published was not remembered either. One that was stopped in the middle and comes back is
+//! refused by the script. A message that ends the process again and again is taken alone after
+//! [`ALONE`] processes, so that no other is blamed, and given up after [`POISON`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use shared::raw::Envelope;
+use metrics::{counter, gauge, histogram};
 use shared::streams::GROUP_NORMALIZER;
 use shared::time::Timestamp;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Contract, Reason, Rejection, SchemaError, normalize};
+use super::{Checked, Known, Normalizer, Reason, Rejection, SchemaError, limits};
 use crate::bus::{
-    self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, LEASE, Outcome, Owner, RENEW, Role,
+    self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, Hopped, LEASE, Outcome, Owner, RENEW, Role,
+};
+use crate::metrics::{
+    NORMALIZER_ACTIVE, NORMALIZER_EVENTS, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_REJECTED,
+    NORMALIZER_STREAKS, NORMALIZER_TIMEOUTS, REDIS_ERRORS,
 };
 
 /// Name of this stage in logs and dead letters.
@@ -31,8 +40,25 @@ const CONSUMER: &str = "normalizer";
 const READ_WAIT: Duration = Duration::from_secs(1);
 /// How often a standby asks whether the lease is free.
 const STANDBY: Duration = Duration::from_secs(1);
+/// How often unfinished entries are looked for when there are no others: a rival that was stopped
+/// while it waited may have been given some.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often it is asked what time has brought.
+const PASS: Duration = Duration::from_secs(1);
+/// How long it may take to give the lease back.
+const LET_GO: Duration = Duration::from_secs(1);
+/// How often the list of gifts is read again.
+const GIFTS: Duration = Duration::from_hours(1);
 /// How often the counts are logged, when there is something to tell.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
+/// Processes that died on an entry, before it is taken alone.
+const ALONE: u64 = 3;
+/// Processes that died on an entry, before it is given up.
+const POISON: u64 = 5;
+/// The reason of its dead letter.
+const POISONED: &str = "POISON";
+/// What stands for the message of an event that no message causes.
+const NO_RAW: &str = "{}";
 
 /// The normalizer's settings.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,19 +86,27 @@ pub enum Error {
 /// Only for defects of the program; see [`Error`].
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
     let mut shards = JoinSet::new();
-    for shard in 0..bus.names().shards() {
-        let stream = bus.names().raw(shard);
-        let normalizer = Shard {
-            number: shard,
+    for number in 0..bus.names().shards() {
+        let stream = bus.names().raw(number);
+        let shard = Shard {
+            number,
             consumer: bus.consumer(stream, GROUP_NORMALIZER, CONSUMER),
-            contract: Contract::new()?,
+            normalizer: Normalizer::new()?,
             batch: options.normalizer_batch.into(),
             counts: Counts::new(),
+            lease: Lease {
+                bus: bus.clone(),
+                role: Role::Normalizer(number),
+                owner: Owner::new(),
+                renewed: Instant::now(),
+            },
             bus: bus.clone(),
-            owner: Owner::new(),
             done: 0,
+            looked: Instant::now(),
+            passed: Instant::now(),
+            listed: None,
         };
-        shards.spawn(normalizer.run(stop.clone()));
+        shards.spawn(shard.run(stop.clone()));
     }
     while let Some(ended) = shards.join_next().await {
         ended?;
@@ -84,47 +118,85 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
 struct Shard {
     number: u32,
     consumer: Consumer,
-    contract: Contract,
+    normalizer: Normalizer,
     batch: usize,
     counts: Counts,
+    lease: Lease,
     bus: Bus,
-    owner: Owner,
     /// The number of the last batch.
     done: u64,
+    /// When unfinished entries were last looked for.
+    looked: Instant,
+    /// When it was last asked what time has brought.
+    passed: Instant,
+    /// When the list of gifts was last read.
+    listed: Option<Instant>,
+}
+
+/// Why work goes on no longer.
+enum Left {
+    /// To stop.
+    Stop,
+    /// The lease is not ours any more, or what is remembered is not what Redis has.
+    Lost,
 }
 
 impl Shard {
     async fn run(mut self, stop: CancellationToken) {
+        let active = gauge!(NORMALIZER_ACTIVE, "shard" => self.number.to_string());
+        active.set(0.0);
         while self.hold(&stop).await.is_some() {
-            self.work(&stop).await;
+            active.set(1.0);
+            tracing::info!(stage = STAGE, shard = self.number, "normalizing");
+            let left = self.work(&stop).await;
+            active.set(0.0);
+            match left {
+                Left::Stop => break,
+                Left::Lost => {
+                    tracing::warn!(
+                        stage = STAGE,
+                        shard = self.number,
+                        "not normalizing for now"
+                    );
+                }
+            }
         }
         self.counts.report(self.number);
-        let role = Role::Normalizer(self.number);
-        if let Err(error) = self.bus.let_go(role, self.owner).await {
-            tracing::debug!(stage = STAGE, shard = self.number, %error, "the lease lapses by itself");
-        }
+        self.lease.let_go().await;
     }
 
     /// Waits for the lease of the shard, and for what its last holder remembered; `None` to stop.
     async fn hold(&mut self, stop: &CancellationToken) -> Option<()> {
         let mut delays = delays();
+        let mut told = false;
         loop {
-            let role = Role::Normalizer(self.number);
             let taken = async {
-                if !self.bus.hold(role, self.owner, LEASE).await? {
+                if !self.lease.take().await? {
                     return Ok(None);
                 }
                 self.bus.normalizer_state(self.number).await.map(Some)
             };
             match stop.run_until_cancelled(taken).await? {
                 Ok(Some(state)) => {
+                    if state.batch == 0 && self.done > 0 {
+                        // Redis was wiped: what we remember is all there is.
+                        self.normalizer.all_changed();
+                    } else {
+                        self.normalizer.restore(&state.fields);
+                    }
                     self.done = state.batch;
                     self.consumer.read_history_again();
                     return Some(());
                 }
                 Ok(None) => {
-                    stop.run_until_cancelled(tokio::time::sleep(STANDBY))
-                        .await?;
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::info!(
+                            stage = STAGE,
+                            shard = self.number,
+                            "another process normalizes, standing by"
+                        );
+                    }
+                    stop.run_until_cancelled(sleep(STANDBY)).await?;
                 }
                 Err(error) => wait(self.number, &error, &mut delays, stop).await?,
             }
@@ -132,128 +204,302 @@ impl Shard {
     }
 
     /// Normalizes as long as the lease is ours.
-    async fn work(&mut self, stop: &CancellationToken) {
-        let mut renewed = Instant::now();
-        while let Some(entries) = self.read(stop).await {
-            let hops: Vec<Hop> = entries.iter().map(|entry| self.hop(entry)).collect();
-            if !hops.is_empty() && !self.publish(&hops, stop).await {
-                return;
-            }
-            self.counts.add(self.number, &hops);
-            if renewed.elapsed() > RENEW {
-                match self
-                    .bus
-                    .hold(Role::Normalizer(self.number), self.owner, LEASE)
-                    .await
-                {
-                    Ok(true) => renewed = Instant::now(),
-                    Ok(false) => return,
-                    Err(error) => tracing::debug!(stage = STAGE, %error, "cannot renew the lease"),
-                }
+    async fn work(&mut self, stop: &CancellationToken) -> Left {
+        loop {
+            if let Err(left) = self.round(stop).await {
+                return left;
             }
         }
     }
 
-    /// The next entries, perhaps none; `None` to stop. Stops between batches at once.
-    async fn read(&mut self, stop: &CancellationToken) -> Option<Vec<Entry>> {
+    /// Reads entries, perhaps none, and publishes what becomes of them.
+    async fn round(&mut self, stop: &CancellationToken) -> Result<(), Left> {
+        self.list_gifts().await;
+        let entries = self.read(stop).await?;
+        if entries.is_empty() && self.looked.elapsed() > LOOK_AGAIN {
+            self.consumer.read_history_again();
+            self.looked = Instant::now();
+        }
+        for entries in parts(entries) {
+            self.begin(&entries, stop).await?;
+            let began = Instant::now();
+            let hops: Vec<Hop> = entries.iter().map(|entry| self.hop(entry)).collect();
+            #[expect(clippy::cast_precision_loss, reason = "at most a thousand")]
+            let mean = began.elapsed().as_secs_f64() / hops.len() as f64;
+            histogram!(NORMALIZER_MESSAGE).record(mean);
+            self.publish(hops, stop).await?;
+        }
+        if self.consumer.is_drained() && self.passed.elapsed() > PASS {
+            self.passed = Instant::now();
+            self.pass(stop).await?;
+        }
+        Ok(())
+    }
+
+    /// The next entries, perhaps none. Stops between batches at once.
+    async fn read(&mut self, stop: &CancellationToken) -> Result<Vec<Entry>, Left> {
         let mut delays = delays();
         loop {
+            if self.lease.renewed.elapsed() > LEASE {
+                return Err(Left::Lost); // as after an outage, or a sleep of the machine
+            }
             let read = tokio::select! {
                 read = self.consumer.read(self.batch, READ_WAIT) => read,
-                () = stop.cancelled() => return None,
+                () = self.lease.lost() => return Err(Left::Lost),
+                () = stop.cancelled() => return Err(Left::Stop),
             };
             match read {
-                Ok(entries) => return Some(entries),
-                Err(error) => wait(self.number, &error, &mut delays, stop).await?,
+                Ok(entries) => return Ok(entries),
+                Err(error) => self.interrupted(&error, &mut delays, stop).await?,
             }
         }
     }
 
-    /// Publishes a batch; `false` to stop. A batch in flight is finished before a stop.
-    async fn publish(&mut self, hops: &[Hop], stop: &CancellationToken) -> bool {
+    /// Counts an attempt on entries that other processes did not finish.
+    async fn begin(&mut self, entries: &[Entry], stop: &CancellationToken) -> Result<(), Left> {
         let mut delays = delays();
-        self.done += 1;
-        let batch = Batch {
-            number: self.done,
-            hops: hops.to_vec(),
-            state: Vec::new(),
+        while let Err(error) = self.consumer.begin(entries).await {
+            self.interrupted(&error, &mut delays, stop).await?;
+        }
+        Ok(())
+    }
+
+    /// What time alone has brought.
+    async fn pass(&mut self, stop: &CancellationToken) -> Result<(), Left> {
+        let timeouts = self.normalizer.pass(Instant::now());
+        gauge!(NORMALIZER_STREAKS, "shard" => self.number.to_string())
+            .set(u32::try_from(self.normalizer.open_streaks()).unwrap_or(u32::MAX));
+        let mut hops = Vec::new();
+        if !timeouts.is_empty() {
+            hops.push(Hop {
+                raw_id: None,
+                outcomes: timeouts.into_iter().map(timeout).collect(),
+            });
+        }
+        self.publish(hops, stop).await
+    }
+
+    /// Publishes a batch, with what has changed in the memory. A batch in flight is finished before
+    /// a stop.
+    async fn publish(&mut self, hops: Vec<Hop>, stop: &CancellationToken) -> Result<(), Left> {
+        let mut batch = Batch {
+            number: self.done + 1,
+            hops,
+            state: self.normalizer.changes(),
         };
+        if batch.hops.is_empty() && batch.state.is_empty() {
+            return Ok(());
+        }
+        let mut delays = delays();
         loop {
-            match self.consumer.hop(self.number, self.owner, &batch).await {
-                Ok(None) => return false,
-                Ok(Some(published)) => {
-                    if published < hops.len() {
-                        let others = hops.len() - published;
-                        tracing::debug!(stage = STAGE, others, "entries were published before");
-                    }
-                    return true;
+            let began = Instant::now();
+            let hopped = tokio::select! {
+                hopped = self.consumer.hop(self.number, self.lease.owner, &batch) => hopped,
+                // It may have been done all the same; then what it wrote is read again.
+                () = self.lease.lost() => return Err(Left::Lost),
+            };
+            match hopped {
+                Ok(Hopped::Done(published)) => {
+                    self.lease.renewed = began;
+                    self.done = batch.number;
+                    histogram!(NORMALIZER_HOP).record(began.elapsed().as_secs_f64());
+                    tracing::trace!(stage = STAGE, published, "batch published");
+                    self.counts.add(self.number, &batch.hops);
+                    return Ok(());
+                }
+                Ok(Hopped::NotOurs | Hopped::OutOfStep) => return Err(Left::Lost),
+                Ok(Hopped::Forgotten) => {
+                    tracing::warn!(
+                        stage = STAGE,
+                        shard = self.number,
+                        "redis has lost what is remembered of the rooms, it is written again"
+                    );
+                    self.normalizer.all_changed();
+                    batch.state = self.normalizer.changes();
+                    batch.number = 1;
                 }
                 Err(error) => {
-                    if wait(self.number, &error, &mut delays, stop).await.is_none() {
-                        return false;
+                    let ids: Vec<&str> = batch
+                        .hops
+                        .iter()
+                        .filter_map(|hop| hop.raw_id.as_deref())
+                        .collect();
+                    if let Err(error) = self.consumer.survived(&ids).await {
+                        tracing::debug!(stage = STAGE, %error, "the attempt stays counted");
                     }
+                    self.interrupted(&error, &mut delays, stop).await?;
                 }
             }
         }
     }
 
-    fn hop(&self, entry: &Entry) -> Hop {
-        let outcome = self.event(entry).unwrap_or_else(|rejection| {
-            tracing::warn!(
-                stage = STAGE,
-                raw_id = entry.id,
-                stream_id = entry.get("streamId"),
-                session_id = entry.get("sessionId"),
-                kind = entry.get("type"),
-                reason = rejection.reason.as_str(),
-                error = rejection.error,
-                "message goes to the dead letters"
-            );
-            Outcome::DeadLetter(DeadLetter {
-                stage: STAGE,
-                reason: rejection.reason.as_str(),
-                error: rejection.error,
-                payload: entry.to_json(),
-                failed_at: now(),
-            })
-        });
+    /// Waits after a failure of Redis.
+    async fn interrupted(
+        &mut self,
+        error: &bus::Error,
+        delays: &mut impl Iterator<Item = Duration>,
+        stop: &CancellationToken,
+    ) -> Result<(), Left> {
+        let waited = wait(self.number, error, delays, stop).await;
+        self.normalizer.interrupted(Instant::now());
+        waited.ok_or(Left::Stop)
+    }
+
+    fn hop(&mut self, entry: &Entry) -> Hop {
+        let mut outcomes = Vec::new();
+        let event = self.event(entry, &mut outcomes);
+        outcomes.push(event.unwrap_or_else(|rejection| dead_letter(entry, rejection)));
         Hop {
             raw_id: Some(entry.id.clone()),
-            outcomes: vec![outcome],
+            outcomes,
         }
     }
 
-    fn event(&self, entry: &Entry) -> Result<Outcome, Rejection> {
+    /// The event of an entry, and before it the streaks that it shows to be over.
+    fn event(
+        &mut self,
+        entry: &Entry,
+        before: &mut Vec<Outcome>,
+    ) -> Result<Outcome, (&'static str, String)> {
+        let unreadable = |error: String| (Reason::ParseError.as_str(), error);
         if entry.fields.is_empty() {
-            return Err(unreadable(&"the entry was trimmed before it was read"));
+            return Err(unreadable(
+                "the entry was trimmed before it was read".to_owned(),
+            ));
         }
-        guarded(|| {
-            let envelope =
-                Envelope::from_fields(|field| entry.get(field)).map_err(|e| unreadable(&e))?;
-            let event = normalize(&envelope)?;
-            Ok(Outcome::Event {
-                json: self.contract.json(&event)?,
-                normalized_at: now(),
-                // As it came: the exact text is what a replay normalizes again.
-                raw: entry.get("data").unwrap_or_default().to_owned(),
-            })
+        if entry.deliveries >= POISON {
+            let error = format!("{} processes have died on it", entry.deliveries);
+            return Err((POISONED, error));
+        }
+        let refused = |Rejection { reason, error }| (reason.as_str(), error);
+        let envelope = limits::envelope(|field| entry.get(field)).map_err(refused)?;
+        let taken = self.normalizer.take(&envelope);
+        before.extend(taken.timeouts.into_iter().map(timeout));
+        let Checked { event, json } = taken.event.map_err(refused)?;
+        counter!(NORMALIZER_EVENTS, "type" => event.payload.event_type().as_str()).increment(1);
+        Ok(Outcome::Event {
+            json,
+            normalized_at: now(),
+            // As it came: the exact text is what a replay normalizes again.
+            raw: entry.get("data").unwrap_or_default().to_owned(),
         })
     }
-}
 
-fn unreadable(error: &dyn std::fmt::Display) -> Rejection {
-    Rejection {
-        reason: Reason::ParseError,
-        error: error.to_string(),
+    /// Reads the list of gifts when it is time; without it gifts that do not say what they are
+    /// have no name.
+    async fn list_gifts(&mut self) {
+        if self.listed.is_some_and(|listed| listed.elapsed() < GIFTS) {
+            return;
+        }
+        self.listed = Some(Instant::now());
+        match self.bus.gifts().await {
+            Ok(gifts) => {
+                let listed = gifts.into_iter().filter_map(|(id, json)| {
+                    Some((id, serde_json::from_str::<Known>(&json).ok()?))
+                });
+                self.normalizer.list_gifts(listed.collect());
+            }
+            Err(error) => {
+                tracing::debug!(stage = STAGE, %error, "cannot read the list of gifts");
+                self.listed = None;
+            }
+        }
     }
 }
 
-/// Turns a panic into a rejection. There should be none; but the message that causes one would
-/// come again after every restart, and nothing behind it would ever be read.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Rejection>) -> Result<T, Rejection> {
-    // Nothing is changed by the work that somebody could see half done.
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(unreadable(&"the normalizer panicked on it")))
+/// The entries in their order, those that processes died on alone.
+fn parts(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+    let mut parts: Vec<Vec<Entry>> = Vec::new();
+    let mut together = false;
+    for entry in entries {
+        let alone = entry.deliveries >= ALONE;
+        match parts.last_mut() {
+            Some(part) if together && !alone => part.push(entry),
+            _ => parts.push(vec![entry]),
+        }
+        together = !alone;
+    }
+    parts
+}
+
+fn timeout(checked: Checked) -> Outcome {
+    counter!(NORMALIZER_TIMEOUTS).increment(1);
+    let kind = checked.event.payload.event_type().as_str();
+    counter!(NORMALIZER_EVENTS, "type" => kind).increment(1);
+    Outcome::Event {
+        json: checked.json,
+        normalized_at: now(),
+        raw: NO_RAW.to_owned(),
+    }
+}
+
+fn dead_letter(entry: &Entry, (reason, error): (&'static str, String)) -> Outcome {
+    counter!(NORMALIZER_REJECTED, "reason" => reason).increment(1);
+    tracing::warn!(
+        stage = STAGE,
+        raw_id = entry.id,
+        stream_id = entry.get("streamId"),
+        session_id = entry.get("sessionId"),
+        kind = entry.get("type"),
+        reason,
+        error,
+        "message goes to the dead letters"
+    );
+    Outcome::DeadLetter(DeadLetter {
+        stage: STAGE,
+        reason,
+        error,
+        payload: entry.to_json(),
+        failed_at: now(),
+    })
+}
+
+/// That this process is the normalizer of a shard.
+struct Lease {
+    bus: Bus,
+    role: Role,
+    owner: Owner,
+    /// When it was last taken or renewed.
+    renewed: Instant,
+}
+
+impl Lease {
+    /// Takes or renews it; `false`: another process has it.
+    async fn take(&mut self) -> Result<bool, bus::Error> {
+        let began = Instant::now();
+        let ours = self.bus.hold(self.role, self.owner, LEASE).await?;
+        if ours {
+            self.renewed = began;
+        }
+        Ok(ours)
+    }
+
+    /// Renews it in time, until it is lost. While Redis is away nobody else can have it.
+    async fn lost(&mut self) {
+        let mut due = self.renewed + RENEW;
+        loop {
+            sleep_until(due).await;
+            match self.take().await {
+                Ok(true) => due = self.renewed + RENEW,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::debug!(stage = STAGE, %error, "cannot renew the lease");
+                    due = Instant::now() + STANDBY;
+                }
+            }
+        }
+    }
+
+    /// Gives it back.
+    async fn let_go(self) {
+        let let_go = self.bus.let_go(self.role, self.owner);
+        if !matches!(
+            timeout_at(Instant::now() + LET_GO, let_go).await,
+            Ok(Ok(()))
+        ) {
+            tracing::debug!(stage = STAGE, "the lease lapses by itself");
+        }
+    }
 }
 
 /// Waits after a failure of Redis; `None` to stop.
@@ -263,6 +509,7 @@ async fn wait(
     delays: &mut impl Iterator<Item = Duration>,
     stop: &CancellationToken,
 ) -> Option<()> {
+    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
     let delay = delays.next().unwrap_or(MAX_DELAY);
     tracing::warn!(
         stage = STAGE,
@@ -271,7 +518,7 @@ async fn wait(
         retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
         "redis does not answer as it should, trying again"
     );
-    stop.run_until_cancelled(tokio::time::sleep(delay)).await
+    stop.run_until_cancelled(sleep(delay)).await
 }
 
 const MAX_DELAY: Duration = Duration::from_secs(5);
@@ -294,8 +541,7 @@ fn now() -> Timestamp {
 /// What has been done since the last report.
 struct Counts {
     events: u64,
-    parse_errors: u64,
-    validation_errors: u64,
+    rejected: u64,
     since: Instant,
 }
 
@@ -303,8 +549,7 @@ impl Counts {
     fn new() -> Self {
         Self {
             events: 0,
-            parse_errors: 0,
-            validation_errors: 0,
+            rejected: 0,
             since: Instant::now(),
         }
     }
@@ -313,10 +558,7 @@ impl Counts {
         for outcome in hops.iter().flat_map(|hop| &hop.outcomes) {
             match outcome {
                 Outcome::Event { .. } => self.events += 1,
-                Outcome::DeadLetter(letter) if letter.reason == Reason::ParseError.as_str() => {
-                    self.parse_errors += 1;
-                }
-                Outcome::DeadLetter(_) => self.validation_errors += 1,
+                Outcome::DeadLetter(_) => self.rejected += 1,
             }
         }
         if self.since.elapsed() >= REPORT_INTERVAL {
@@ -325,13 +567,12 @@ impl Counts {
     }
 
     fn report(&mut self, shard: u32) {
-        if self.events + self.parse_errors + self.validation_errors > 0 {
+        if self.events + self.rejected > 0 {
             tracing::info!(
                 stage = STAGE,
                 shard,
                 events = self.events,
-                parse_errors = self.parse_errors,
-                validation_errors = self.validation_errors,
+                rejected = self.rejected,
                 seconds = self.since.elapsed().as_secs(),
                 "normalized"
             );
@@ -342,13 +583,26 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
-    fn a_panic_is_a_rejection() {
-        let rejection = guarded(|| -> Result<(), _> { panic!("as expected by the test") });
-        assert_eq!(rejection.unwrap_err().reason, Reason::ParseError);
-        assert_eq!(guarded(|| Ok(7)), Ok(7));
+    fn entries_that_processes_died_on_are_taken_alone() {
+        let entries = |deliveries: &[u64]| {
+            let entry = |(number, deliveries): (usize, &u64)| Entry {
+                id: number.to_string(),
+                fields: HashMap::new(),
+                deliveries: *deliveries,
+            };
+            parts(deliveries.iter().enumerate().map(entry).collect())
+                .iter()
+                .map(Vec::len)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(entries(&[]), [0; 0]);
+        assert_eq!(entries(&[0, 0, 2]), [3]);
+        assert_eq!(entries(&[1, 3, 5, 2, 0, 4, 0]), [1, 1, 1, 2, 1, 1]);
     }
 
     #[test]

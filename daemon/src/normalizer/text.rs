@@ -11,6 +11,12 @@ use crate::proto::webcast;
 /// Longest text that goes into an event, in bytes; a chat line has at most some hundred.
 pub(super) const MAX_BYTES: usize = 64 * 1024;
 
+/// Longest text that is put together from a pattern and pieces, in bytes; the app shows a line. Few
+/// bytes can become many here, and a message may hold many patterns.
+const MAX_RENDERED: usize = 4 * 1024;
+/// Longest place in a pattern, such as `{0:user}`, in bytes.
+const MAX_PLACE: usize = 64;
+
 /// Stands where something could not be kept; U+0000 is refused by Postgres' `jsonb`.
 const REPLACEMENT: &str = "\u{fffd}";
 
@@ -90,12 +96,13 @@ pub(super) fn display_type(common: Option<&webcast::Header>) -> Option<String> {
 pub(super) fn rendered(shown: Option<&webcast::Text>) -> Option<String> {
     let shown = shown?;
     let pattern = text(&shown.default_pattern)?;
-    let mut result = String::with_capacity(pattern.len());
+    let mut result = String::with_capacity(pattern.len().min(MAX_RENDERED));
     let mut rest = pattern.as_str();
     while let Some(open) = rest.find('{') {
         let (before, place) = rest.split_at(open);
         result.push_str(before);
-        let filled = place.find('}').and_then(|close| {
+        let end = place.bytes().take(MAX_PLACE).position(|byte| byte == b'}');
+        let filled = end.and_then(|close| {
             let number = place[1..close].split(':').next()?;
             let piece = shown.pieces.get(number.parse::<usize>().ok()?)?;
             Some((piece_text(piece)?, close))
@@ -107,12 +114,12 @@ pub(super) fn rendered(shown: Option<&webcast::Text>) -> Option<String> {
             result.push('{');
             &place[1..]
         };
-        if result.len() > MAX_BYTES {
+        if result.len() > MAX_RENDERED {
             break;
         }
     }
     result.push_str(rest);
-    result.truncate(result.floor_char_boundary(MAX_BYTES));
+    result.truncate(result.floor_char_boundary(MAX_RENDERED));
     Some(result)
 }
 

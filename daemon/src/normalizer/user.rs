@@ -134,21 +134,19 @@ fn badges(list: &[webcast::Badge]) -> Vec<Badge> {
     let mut folded: Vec<Badge> = Vec::new();
     for badge in list {
         let level = badge.privilege_log_extra.as_ref().and_then(level);
-        let text = badge_text(badge);
-        let image_url = badge_image(badge);
         if let Some(known) = folded
             .iter_mut()
             .find(|known| known.scene == badge.scene_type)
         {
             known.level = known.level.max(level);
-            known.text = known.text.take().or(text);
-            known.image_url = known.image_url.take().or(image_url);
+            known.text = known.text.take().or_else(|| badge_text(badge));
+            known.image_url = known.image_url.take().or_else(|| badge_image(badge));
         } else {
             folded.push(Badge {
                 scene: badge.scene_type,
                 level,
-                text,
-                image_url,
+                text: badge_text(badge),
+                image_url: badge_image(badge),
             });
         }
     }

@@ -12,9 +12,11 @@ use shared::raw::Source;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
-use super::database::Failure;
+use super::database::{Failure, Rights};
+use super::gaps::Gaps;
 use super::rooms::Rooms;
 use super::row::Row;
+use super::statistics::Statistics;
 use super::users::Users;
 
 /// After so long without an answer the connection is given up. Longer than what the server
@@ -43,14 +45,22 @@ pub(super) struct Stored {
 }
 
 /// Stores `rows` in one transaction.
-pub(super) async fn store(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, Failure> {
-    match tokio::time::timeout(TIMEOUT, transact(client, rows)).await {
+pub(super) async fn store(
+    client: &mut Client,
+    rights: Rights,
+    rows: &[Row<'_>],
+) -> Result<Stored, Failure> {
+    match tokio::time::timeout(TIMEOUT, transact(client, rights, rows)).await {
         Ok(stored) => Ok(stored?),
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
 }
 
-async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio_postgres::Error> {
+async fn transact(
+    client: &mut Client,
+    rights: Rights,
+    rows: &[Row<'_>],
+) -> Result<Stored, tokio_postgres::Error> {
     let mut stored = Stored::default();
 
     // A replay shows events of the past; they are stored, and storing changes nothing. Not even
@@ -77,11 +87,22 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
         }
     }
 
+    // One order for all writers: two that insert the same events never wait for each other in a
+    // circle. This order also keeps a room's events together.
+    live.sort_unstable_by(|&a, &b| {
+        let (a, b) = (&rows[a], &rows[b]);
+        (&a.stream_id, a.seq_no, a.event_id).cmp(&(&b.stream_id, b.seq_no, b.event_id))
+    });
+
     let transaction = client.transaction().await?;
-    transaction.batch_execute(LIMITS).await?;
+    transaction
+        .batch_execute(&format!("{LIMITS}; {}", rights.begin()))
+        .await?;
 
     let mut rooms = Rooms::default();
     let mut users = Users::default();
+    let mut statistics = Statistics::default();
+    let mut gaps = Gaps::default();
     for row in rows.iter().filter(|row| row.source == Source::Replay) {
         rooms.note_replay(row);
     }
@@ -94,6 +115,8 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
                 stored.inserted += 1;
                 rooms.note(row);
                 users.note(row);
+                statistics.note(row);
+                gaps.note(row);
             } else {
                 known.push(place);
             }
@@ -104,6 +127,8 @@ async fn transact(client: &mut Client, rows: &[Row<'_>]) -> Result<Stored, tokio
     }
     rooms.apply(&transaction).await?;
     users.apply(&transaction).await?;
+    statistics.apply(&transaction).await?;
+    gaps.apply(&transaction).await?;
     transaction.commit().await?;
     Ok(stored)
 }

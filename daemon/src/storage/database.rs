@@ -4,7 +4,7 @@
 //! says `sslmode=require`. Nothing here retries; the callers do.
 
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -116,6 +116,62 @@ impl Database {
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => connected.map_err(Failure::Postgres),
             Err(_) => Err(Failure::Timeout(CONNECT_TIMEOUT)),
+        }
+    }
+
+    /// A new connection for the storage writer, and what it may do.
+    pub(super) async fn connect_as_writer(&self) -> Result<(Client, Rights), Failure> {
+        let client = self.connect().await?;
+        match tokio::time::timeout(CONNECT_TIMEOUT, Rights::of(&client)).await {
+            Ok(rights) => {
+                let rights = rights?;
+                if rights == Rights::Own {
+                    static TOLD: Once = Once::new();
+                    TOLD.call_once(|| {
+                        tracing::warn!(
+                            variable = self.variable,
+                            "this user cannot take on the role ttlc_writer: events are stored with its own rights"
+                        );
+                    });
+                }
+                Ok((client, rights))
+            }
+            Err(_) => Err(Failure::Timeout(CONNECT_TIMEOUT)),
+        }
+    }
+}
+
+/// What a connection of the storage writer may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// Those of `ttlc_writer`: it can add events, and neither change nor remove one.
+    Writer,
+    /// Those of its own user, which may not take that role on.
+    Own,
+}
+
+impl Rights {
+    /// What a transaction begins with. Inside it, since a pooler would lose a role of the session.
+    pub(super) fn begin(self) -> &'static str {
+        match self {
+            Self::Writer => "SET LOCAL ROLE ttlc_writer",
+            Self::Own => "",
+        }
+    }
+
+    /// Finds out what `client` may take on.
+    async fn of(client: &Client) -> Result<Self, Failure> {
+        let tried = client
+            .batch_execute("BEGIN; SET LOCAL ROLE ttlc_writer; ROLLBACK")
+            .await;
+        let Err(error) = tried else {
+            return Ok(Self::Writer);
+        };
+        client.batch_execute("ROLLBACK").await?;
+        match error.code().map(tokio_postgres::error::SqlState::code) {
+            // No such role, or not ours to take.
+            Some("22023" | "42501") => Ok(Self::Own),
+            _ => Err(error.into()),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 7] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -23,6 +23,26 @@ const FILES: [(&str, &str); 2] = [
     (
         "0002_create_events",
         include_str!("../../../migrations/0002_create_events.sql"),
+    ),
+    (
+        "0003_create_statistics",
+        include_str!("../../../migrations/0003_create_statistics.sql"),
+    ),
+    (
+        "0004_create_gaps",
+        include_str!("../../../migrations/0004_create_gaps.sql"),
+    ),
+    (
+        "0005_create_dead_letters",
+        include_str!("../../../migrations/0005_create_dead_letters.sql"),
+    ),
+    (
+        "0006_grant_rights",
+        include_str!("../../../migrations/0006_grant_rights.sql"),
+    ),
+    (
+        "0007_add_pruning",
+        include_str!("../../../migrations/0007_add_pruning.sql"),
     ),
 ];
 
@@ -101,6 +121,24 @@ async fn apply(client: &mut Client) -> Result<(), Error> {
         })?;
     for applied in report.applied_migrations() {
         tracing::info!(migration = %applied, "migration applied");
+    }
+    grant(client).await
+}
+
+/// Gives the roles their rights: also on what a migration has just made, and to roles that the
+/// operator has made since.
+async fn grant(client: &Client) -> Result<(), Error> {
+    let missing: Vec<String> = client
+        .query_typed_one("SELECT grant_rights()", &[])
+        .await
+        .map_err(|error| Error::Migration(Failure::from(error).to_string()))?
+        .get(0);
+    for role in missing {
+        tracing::warn!(
+            role,
+            "this user may not make roles: stages work with the rights of their own users; make it with \
+             CREATE ROLE … NOLOGIN, grant it to the stage's user, and migrate again"
+        );
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! The storage writer: the one stage that persists canonical events.
 //!
 //! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
-//! and what follows from them in `creators`, `streams`, `sessions` and `users`; every table is
-//! described in `docs/contracts/storage.md`. Read in the order an entry takes: [`row`] reads it,
-//! [`writer`] gathers a batch and settles it, [`batch`] is the transaction, [`rooms`] and
-//! [`users`] are what it keeps up to date beside the events. [`database`] connects, [`migrate`] and
-//! [`partitions`] prepare the tables.
+//! and what follows from them in `creators`, `streams`, `sessions`, `users` and the statistics;
+//! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
+//! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
+//! [`rooms`], [`users`], [`statistics`] and [`gaps`] are what it keeps up to date beside the events.
+//! [`dead_letters`] keeps what no stage could process. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
 //!   and not acknowledged comes again and changes nothing: rows that exist are skipped, and
@@ -18,12 +18,17 @@
 //!   which of two batches is committed first.
 
 mod batch;
+mod check;
 mod database;
+pub mod dead_letters;
+mod gaps;
 mod migrate;
 mod outage;
 mod partitions;
+mod retention;
 mod rooms;
 mod row;
+mod statistics;
 mod users;
 mod writer;
 
@@ -38,6 +43,7 @@ use crate::bus::Bus;
 
 pub use database::DatabaseOptions;
 pub use migrate::migrate;
+pub use retention::{Pruned, RetentionOptions, prune};
 
 /// Settings of the storage writer.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,6 +52,9 @@ pub struct Options {
     /// Where to store.
     #[command(flatten)]
     pub database: DatabaseOptions,
+    /// How long what is stored is kept.
+    #[command(flatten)]
+    pub retention: RetentionOptions,
     /// How many events a transaction holds at most
     #[arg(long, env = "STORAGE_BATCH_SIZE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=5_000))]
     pub storage_batch_size: u16,
@@ -110,6 +119,9 @@ pub enum Error {
         "the database has {0}, which this build does not have: run the ttlc that made it, or a newer one"
     )]
     Newer(String),
+    /// Pruning failed; what it had finished stays done.
+    #[error("prune: {0}")]
+    Prune(String),
     /// A migration failed, or differs from the one that was applied.
     #[error("migration: {0}")]
     Migration(String),
@@ -123,7 +135,20 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     let database = options.database.open()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(partitions::keep(database.clone(), stop.clone()));
+    tasks.spawn(retention::keep(
+        options.database.open_for_migrations()?,
+        options.retention.clone(),
+        stop.clone(),
+    ));
     for shard in 0..bus.names().shards() {
+        let name = options.storage_consumer.clone();
+        tasks.spawn(dead_letters::keep(
+            database.clone(),
+            bus.clone(),
+            shard,
+            name,
+            stop.clone(),
+        ));
         let writer = writer::Writer::new(&options, database.clone(), bus.clone(), shard);
         tasks.spawn(writer.run(stop.clone()));
     }

@@ -42,12 +42,15 @@ pub(super) async fn keep(database: Database, stop: CancellationToken) {
 }
 
 async fn make(database: &Database) -> Result<i32, Failure> {
-    let mut client = database.connect().await?;
+    let (mut client, rights) = database.connect_as_writer().await?;
     let making = async {
         let transaction = client.transaction().await?;
         // A long reader of the default partition must not make every later one wait behind us.
         transaction
-            .batch_execute("SET LOCAL lock_timeout = '5s'")
+            .batch_execute(&format!(
+                "SET LOCAL lock_timeout = '5s'; {}",
+                rights.begin()
+            ))
             .await?;
         let made = transaction
             .query_typed_one(

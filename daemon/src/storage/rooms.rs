@@ -3,8 +3,8 @@
 //! In: rows that were really inserted. Out: upserts in the same transaction, so each row counts
 //! once. Values are merged with the smallest and the largest, and names by the time we received
 //! them: batches may be committed in any order. Tables and rows are locked in one order
-//! (creators, streams, sessions, users; each by key), so that writers rarely deadlock; one that
-//! does is rolled back by Postgres and tries again.
+//! (creators, streams, sessions, users, statistics; each by key), so that writers do not deadlock but
+//! for a creator who changes rooms; one that does is rolled back by Postgres and tries again.
 
 use std::collections::BTreeMap;
 

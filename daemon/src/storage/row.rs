@@ -12,13 +12,15 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use shared::event::EventType;
+use shared::event::{EventType, StreakState};
 use shared::identity::{EventId, MAX_SEQ_NO};
-use shared::raw::Source;
+use shared::raw::{Source, control};
 use shared::streams::events;
 use shared::time::Timestamp;
 use uuid::Uuid;
 
+use super::check::check;
+use super::gaps::Gap;
 use crate::bus::Entry;
 
 /// Why an entry is no row.
@@ -33,6 +35,9 @@ pub(super) enum Rejection {
     /// `raw` is neither JSON nor base64.
     #[error("field `raw` is wrong: {0}")]
     Raw(base64::DecodeError),
+    /// The raw data of a `ControlEvent.GAP` is not what it has to be.
+    #[error("the gap is wrong: {0}")]
+    Gap(serde_json::Error),
     /// The sequence number is out of range.
     #[error("seqNo {0} is above 2^53 - 1")]
     SeqNo(u64),
@@ -57,6 +62,10 @@ pub(super) struct Row<'a> {
     pub(super) user: Option<Profile<'a>>,
     /// What only lifecycle events and the end of a broadcast have.
     pub(super) turn: Option<Turn>,
+    /// What it adds to the statistics.
+    pub(super) amounts: Amounts,
+    /// What ingest tells to be lost.
+    pub(super) gap: Option<Gap>,
     /// The UnifiedEvent as JSON.
     pub(super) event: &'a str,
     pub(super) raw: Cow<'a, [u8]>,
@@ -76,6 +85,22 @@ pub(super) struct Profile<'a> {
     pub(super) display_name: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     pub(super) avatar_url: Option<Cow<'a, str>>,
+}
+
+/// An amount of one event above it counts as this much, so that no message can overflow a sum.
+const MAX_AMOUNT: u64 = 1_000_000_000_000;
+
+/// What an event adds to the statistics, beside being one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Amounts {
+    /// Of a gift that counts: the last of its streak, and only that one.
+    pub(super) coins: i64,
+    /// Items of a gift that counts.
+    pub(super) gifts: i64,
+    /// Of this batch of likes.
+    pub(super) likes: i64,
+    /// How many are watching.
+    pub(super) viewers: Option<i64>,
 }
 
 /// An event that turns the state of a room or a session.
@@ -135,6 +160,35 @@ struct End {
     action: i64,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Given {
+    gift_count: u64,
+    coins: Coins,
+    streak: Streak,
+}
+
+#[derive(Deserialize)]
+struct Coins {
+    total: u64,
+}
+
+#[derive(Deserialize)]
+struct Streak {
+    state: StreakState,
+}
+
+#[derive(Deserialize)]
+struct Like {
+    count: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RoomUser {
+    viewer_count: u64,
+}
+
 impl<'a> Row<'a> {
     /// Reads an entry. `now` stands in for `normalizedAt`, which is optional.
     pub(super) fn read(entry: &'a Entry, now: jiff::Timestamp) -> Result<Self, Rejection> {
@@ -144,6 +198,7 @@ impl<'a> Row<'a> {
         let raw_text = entry
             .get(events::RAW)
             .ok_or(Rejection::Missing(events::RAW))?;
+        check(event).map_err(Rejection::Event)?;
         let header: Header<'a> = serde_json::from_str(event).map_err(Rejection::Event)?;
 
         // As in the envelope: base64 has no brace.
@@ -178,6 +233,8 @@ impl<'a> Row<'a> {
                 .filter(|user| !user.user_id.is_empty())
                 .map(Profile::without_empty),
             turn: turn(&header.event_type, event).map_err(Rejection::Event)?,
+            amounts: amounts(&header.event_type, event).map_err(Rejection::Event)?,
+            gap: gap(&header.event_type, event, &raw).map_err(Rejection::Gap)?,
             event_type: header.event_type,
             event,
             raw_hash: Sha256::digest(&raw).into(),
@@ -232,6 +289,49 @@ fn turn(event_type: &str, event: &str) -> Result<Option<Turn>, serde_json::Error
     })
 }
 
+fn gap(event_type: &str, event: &str, raw: &[u8]) -> Result<Option<Gap>, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Kind<'a> {
+        #[serde(borrow)]
+        raw_type: Cow<'a, str>,
+    }
+    // Few events are RAW, fewer mention it, and only one of these is it.
+    if EventType::from_name(event_type) != Some(EventType::Raw) || !event.contains(control::GAP) {
+        return Ok(None);
+    }
+    let kind = serde_json::from_str::<WithPayload<Kind<'_>>>(event)?.payload;
+    (kind.raw_type == control::GAP)
+        .then(|| Gap::read(raw))
+        .transpose()
+}
+
+fn amounts(event_type: &str, event: &str) -> Result<Amounts, serde_json::Error> {
+    // Fits after the limit: the fallback is never taken.
+    let limited = |amount: u64| i64::try_from(amount.min(MAX_AMOUNT)).unwrap_or(0);
+    let mut amounts = Amounts::default();
+    match EventType::from_name(event_type) {
+        Some(EventType::Gift) => {
+            let gift = serde_json::from_str::<WithPayload<Given>>(event)?.payload;
+            // Steps of a streak, and an end that comes after its time-out, are progress.
+            if gift.streak.state != StreakState::Progress {
+                amounts.coins = limited(gift.coins.total);
+                amounts.gifts = limited(gift.gift_count);
+            }
+        }
+        Some(EventType::Like) => {
+            let like = serde_json::from_str::<WithPayload<Like>>(event)?.payload;
+            amounts.likes = limited(like.count);
+        }
+        Some(EventType::RoomUser) => {
+            let room = serde_json::from_str::<WithPayload<RoomUser>>(event)?.payload;
+            amounts.viewers = Some(limited(room.viewer_count));
+        }
+        _ => {}
+    }
+    Ok(amounts)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -250,6 +350,7 @@ mod tests {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
+            deliveries: 0,
         }
     }
 
@@ -351,5 +452,41 @@ mod tests {
         };
         assert_eq!(connection.unique_id.as_deref(), Some("ann"));
         assert_eq!(connection.title, None, "empty is none");
+    }
+
+    #[test]
+    fn only_the_last_gift_of_a_streak_counts() {
+        let amounts_of = |event_type: &str, payload: Value| {
+            let mut event = event();
+            event["eventType"] = json!(event_type);
+            event["payload"] = payload;
+            let entry = entry(&event, "AAEC");
+            Row::read(&entry, jiff::Timestamp::UNIX_EPOCH).map(|row| row.amounts)
+        };
+        let gift = |state: &str| {
+            json!({"rawType": "WebcastGiftMessage", "giftId": "5655", "giftCount": 7,
+                "coins": {"unit": 10, "total": 70}, "streak": {"id": "s", "state": state, "inferred": false}})
+        };
+        assert_eq!(
+            amounts_of("GIFT", gift("progress")).unwrap(),
+            Amounts::default()
+        );
+        for state in ["final", "single"] {
+            let amounts = amounts_of("GIFT", gift(state)).unwrap();
+            assert_eq!((amounts.coins, amounts.gifts), (70, 7), "{state}");
+        }
+        let likes = amounts_of("LIKE", json!({"count": 15, "total": 1})).unwrap();
+        assert_eq!(likes.likes, 15);
+        let room = amounts_of(
+            "ROOM_USER",
+            json!({"viewerCount": u64::MAX, "totalViewers": 1}),
+        );
+        assert_eq!(room.unwrap().viewers, Some(1_000_000_000_000), "limited");
+        assert_eq!(
+            amounts_of("CHAT", json!({"count": 3})).unwrap(),
+            Amounts::default()
+        );
+        let broken = amounts_of("GIFT", json!({"rawType": "WebcastGiftMessage"})).unwrap_err();
+        assert!(broken.to_string().contains("giftCount"), "{broken}");
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use metrics::{counter, histogram};
 use shared::streams::GROUP_STORAGE;
 use shared::time::Timestamp;
 use tokio::time::{Instant, sleep};
@@ -14,10 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::batch::{Stored, store};
-use super::database::{Database, Failure};
+use super::database::{Database, Failure, Rights};
 use super::outage::Outage;
 use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
+use crate::metrics::{
+    STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
+    STORAGE_REPLAYED, STORAGE_TRIMMED,
+};
 
 /// How long a read waits when the stream is empty.
 const IDLE_WAIT: Duration = Duration::from_secs(2);
@@ -143,6 +148,7 @@ impl Writer {
         for (place, entry) in entries.iter().enumerate() {
             if entry.fields.is_empty() {
                 // It was trimmed away while it was ours. The room is unknown by now.
+                counter!(STORAGE_TRIMMED).increment(1);
                 tracing::error!(stream = %self.stream, entry = %entry.id, "an unread entry was trimmed: an event is lost");
                 continue;
             }
@@ -188,6 +194,13 @@ impl Writer {
             let error = format!("event {} is stored with another payload", row.event_id);
             letters.push((places[place], COLLISION, error));
         }
+        let count = |name: &'static str, number: usize| {
+            counter!(name).increment(u64::try_from(number).unwrap_or(u64::MAX));
+        };
+        count(STORAGE_EVENTS, total.inserted);
+        count(STORAGE_DUPLICATES, total.duplicates);
+        count(STORAGE_REPLAYED, total.replayed);
+        count(STORAGE_DEFAULT_PARTITION, total.in_default);
         if total.in_default > 0 {
             tracing::warn!(
                 events = total.in_default,
@@ -198,6 +211,7 @@ impl Writer {
         for (place, reason, error) in letters {
             let entry = &entries[place];
             tracing::warn!(stream = %self.stream, entry = %entry.id, reason, %error, "to the dead letters");
+            counter!(STORAGE_REJECTED, "reason" => reason).increment(1);
             let letter = DeadLetter {
                 stage: STAGE,
                 reason,
@@ -222,6 +236,7 @@ impl Writer {
             }
         }
         redis.over();
+        histogram!(STORAGE_BATCH).record(begun.elapsed());
         tracing::debug!(
             stream = %self.stream,
             entries = entries.len(),
@@ -257,7 +272,7 @@ fn chunks(rows: &[Row<'_>]) -> Vec<(usize, usize)> {
 /// The writer's own connection to Postgres, made again whenever it broke.
 struct Session {
     database: Database,
-    client: Option<Client>,
+    client: Option<(Client, Rights)>,
 }
 
 impl Session {
@@ -270,12 +285,13 @@ impl Session {
         let mut outage = Outage::new("postgres");
         loop {
             let attempt = async {
-                let client = match self.client.take().filter(|client| !client.is_closed()) {
-                    Some(client) => client,
-                    None => self.database.connect().await?,
+                let open = self.client.take().filter(|open| !open.0.is_closed());
+                let open = match open {
+                    Some(open) => open,
+                    None => self.database.connect_as_writer().await?,
                 };
-                let client = self.client.insert(client);
-                store(client, rows).await
+                let (client, rights) = self.client.insert(open);
+                store(client, *rights, rows).await
             };
             let outcome = tokio::select! {
                 outcome = attempt => outcome,
@@ -328,6 +344,8 @@ mod tests {
             shown_at: jiff::Timestamp::UNIX_EPOCH,
             user: None,
             turn: None,
+            amounts: crate::storage::row::Amounts::default(),
+            gap: None,
             event: "{}",
             raw: Cow::Owned(vec![0; bytes]),
             raw_format: "protobuf",

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use daemon::bus::{Batch, Hop, Role};
+use daemon::bus::{Batch, Hop, Hopped, Role};
 use redis::Value;
 
 use super::rig::{ROOM, Redis, an_event, batch, dead, envelope, event, owner, read};
 
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 
 /// A Redis with raw entries, and a normalizer that holds the lease.
 async fn with_entries(count: u64) -> Redis {
@@ -31,16 +31,19 @@ async fn a_hop_publishes_each_entry_once_whoever_repeats_it() {
     let ids = read(&mut consumer).await;
     let hops = [event(&ids[0]), dead(&ids[1]), event(&ids[2])];
     let first = batch(1, &hops);
-    assert_eq!(consumer.hop(0, owner(1), &first).await.unwrap(), Some(3));
     assert_eq!(
         consumer.hop(0, owner(1), &first).await.unwrap(),
-        Some(0),
+        Hopped::Done(3)
+    );
+    assert_eq!(
+        consumer.hop(0, owner(1), &first).await.unwrap(),
+        Hopped::Done(0),
         "the batch was done"
     );
     let again = batch(2, &hops);
     assert_eq!(
         consumer.hop(0, owner(1), &again).await.unwrap(),
-        Some(0),
+        Hopped::Done(0),
         "nothing is pending"
     );
     assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 2);
@@ -60,7 +63,10 @@ async fn only_the_holder_of_the_lease_hops() {
     let ids = read(&mut consumer).await;
     let mut first = batch(1, &[event(&ids[0])]);
     first.state.push(("a".into(), Some("1".into())));
-    assert_eq!(consumer.hop(0, owner(2), &first).await.unwrap(), None);
+    assert_eq!(
+        consumer.hop(0, owner(2), &first).await.unwrap(),
+        Hopped::NotOurs
+    );
     assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 0);
     let state = redis.bus.normalizer_state(0).await.unwrap();
     assert_eq!((state.batch, state.fields.len()), (0, 0));
@@ -71,12 +77,18 @@ async fn only_the_holder_of_the_lease_hops() {
     redis.bus.let_go(role, owner(1)).await.unwrap();
     assert_eq!(
         consumer.hop(0, owner(1), &first).await.unwrap(),
-        None,
+        Hopped::NotOurs,
         "not without the lease, even if it is free"
     );
     assert!(hold(&redis, 2).await);
-    assert_eq!(consumer.hop(0, owner(1), &first).await.unwrap(), None);
-    assert_eq!(consumer.hop(0, owner(2), &first).await.unwrap(), Some(1));
+    assert_eq!(
+        consumer.hop(0, owner(1), &first).await.unwrap(),
+        Hopped::NotOurs
+    );
+    assert_eq!(
+        consumer.hop(0, owner(2), &first).await.unwrap(),
+        Hopped::Done(1)
+    );
     assert!(
         redis.bus.hold(Role::Control, owner(1), LIFE).await.unwrap(),
         "another role"
@@ -112,7 +124,10 @@ async fn what_is_remembered_is_written_with_what_is_published() {
         hops: vec![event(&ids[0])],
         state: remembered(&[("a", Some("1")), ("b", Some("2"))]),
     };
-    assert_eq!(consumer.hop(0, owner(1), &first).await.unwrap(), Some(1));
+    assert_eq!(
+        consumer.hop(0, owner(1), &first).await.unwrap(),
+        Hopped::Done(1)
+    );
     // Time alone brings an event, and there is something to forget.
     let of_time = Batch {
         number: 2,
@@ -122,11 +137,20 @@ async fn what_is_remembered_is_written_with_what_is_published() {
         }],
         state: remembered(&[("a", None), ("b", Some("3"))]),
     };
-    assert_eq!(consumer.hop(0, owner(1), &of_time).await.unwrap(), Some(0));
+    assert_eq!(
+        consumer.hop(0, owner(1), &of_time).await.unwrap(),
+        Hopped::Done(0)
+    );
     assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 3);
     // The same again, after a lost reply.
-    assert_eq!(consumer.hop(0, owner(1), &of_time).await.unwrap(), Some(0));
-    assert_eq!(consumer.hop(0, owner(1), &first).await.unwrap(), Some(0));
+    assert_eq!(
+        consumer.hop(0, owner(1), &of_time).await.unwrap(),
+        Hopped::Done(0)
+    );
+    assert_eq!(
+        consumer.hop(0, owner(1), &first).await.unwrap(),
+        Hopped::OutOfStep
+    );
     assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 3);
 
     let state = redis.bus.normalizer_state(0).await.unwrap();
@@ -152,7 +176,12 @@ async fn rivals_on_the_same_entries_publish_each_once() {
             let mut done = 0;
             for (number, hops) in (1..).zip(hops.chunks(37)) {
                 let batch = batch(number, hops);
-                done += consumer.hop(0, owner(1), &batch).await.unwrap().unwrap();
+                match consumer.hop(0, owner(1), &batch).await.unwrap() {
+                    Hopped::Done(published) => done += published,
+                    // Another one is ahead.
+                    Hopped::OutOfStep => {}
+                    refused => panic!("{refused:?}"),
+                }
             }
             done
         })
@@ -178,7 +207,10 @@ async fn a_full_redis_refuses_the_whole_hop_and_nothing_is_lost() {
     let _: Value = redis.ask("CONFIG SET maxmemory 0").await;
     let state = redis.bus.normalizer_state(0).await.unwrap();
     assert_eq!((state.batch, state.fields.len()), (0, 0), "not half of it");
-    assert_eq!(consumer.hop(0, owner(1), &first).await.unwrap(), Some(1));
+    assert_eq!(
+        consumer.hop(0, owner(1), &first).await.unwrap(),
+        Hopped::Done(1)
+    );
     assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 1);
 }
 
@@ -200,4 +232,76 @@ async fn a_full_redis_refuses_messages_and_takes_them_later() {
     assert_eq!(redis.raw_numbers().await, [1]);
     redis.bus.publish(owner(1), &batches).await.unwrap();
     assert_eq!(redis.raw_numbers().await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_batch_follows_the_one_before_or_is_refused() {
+    let redis = with_entries(3).await;
+    let mut consumer = redis.normalizer();
+    let ids = read(&mut consumer).await;
+    let hop = |number: u64, entry: usize| batch(number, &[event(&ids[entry])]);
+    let unknown = hop(2, 0);
+    assert_eq!(
+        consumer.hop(0, owner(1), &unknown).await.unwrap(),
+        Hopped::Forgotten,
+        "nothing is known of batch 1"
+    );
+    for (number, expected) in [
+        (1, Hopped::Done(1)),
+        (3, Hopped::OutOfStep),
+        (2, Hopped::Done(1)),
+        (1, Hopped::OutOfStep),
+    ] {
+        let entry = usize::try_from(number - 1).unwrap();
+        let hopped = consumer.hop(0, owner(1), &hop(number, entry)).await;
+        assert_eq!(hopped.unwrap(), expected, "{number}");
+    }
+    assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 2);
+    let _: i64 = redis.ask("DEL ttlc:normalizer").await;
+    assert_eq!(
+        consumer.hop(0, owner(1), &hop(3, 2)).await.unwrap(),
+        Hopped::Forgotten
+    );
+    assert_eq!(
+        consumer.hop(0, owner(1), &hop(1, 2)).await.unwrap(),
+        Hopped::Done(1)
+    );
+    assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 3);
+}
+
+/// A rival of the same name that was stopped while it waited may be given entries; what came after
+/// them must not overtake them.
+#[tokio::test]
+async fn a_batch_waits_for_older_entries_that_are_unfinished() {
+    let redis = with_entries(2).await;
+    let rival = read(&mut redis.normalizer()).await;
+    redis.publish(&[envelope(ROOM, 3), envelope(ROOM, 4)]).await;
+    let mut consumer = redis.normalizer();
+    assert_eq!(read(&mut consumer).await, rival, "its own history");
+    let new = read(&mut consumer).await;
+    let early = batch(1, &[event(&new[0])]);
+    assert_eq!(
+        consumer.hop(0, owner(1), &early).await.unwrap(),
+        Hopped::OutOfStep
+    );
+    assert_eq!(redis.ask::<u64>("XLEN ttlc:events").await, 0);
+    let all: Vec<Hop> = rival.iter().chain(&new).map(|id| event(id)).collect();
+    let whole = batch(1, &all);
+    assert_eq!(
+        consumer.hop(0, owner(1), &whole).await.unwrap(),
+        Hopped::Done(4)
+    );
+}
+
+#[tokio::test]
+async fn a_hop_renews_the_lease() {
+    let redis = with_entries(1).await;
+    let role = Role::Normalizer(0);
+    let short = Duration::from_secs(2);
+    assert!(redis.bus.hold(role, owner(1), short).await.unwrap());
+    let mut consumer = redis.normalizer();
+    let ids = read(&mut consumer).await;
+    let first = batch(1, &[event(&ids[0])]);
+    consumer.hop(0, owner(1), &first).await.unwrap();
+    assert!(redis.ask::<i64>("PTTL ttlc:lease:normalizer").await > 5_000);
 }

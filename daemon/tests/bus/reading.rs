@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use daemon::bus::Consumer;
 use redis::Value;
 
 use super::rig::{ROOM, Redis, envelope, read};
@@ -85,4 +86,75 @@ async fn a_restart_of_redis_costs_errors_but_no_entry() {
         held,
         "pending ones come again"
     );
+}
+
+/// How many processes are thought to have died on each unfinished entry.
+async fn deaths(consumer: &mut Consumer) -> Vec<u64> {
+    let entries = consumer.read(100, Duration::from_millis(20)).await.unwrap();
+    entries.iter().map(|entry| entry.deliveries).collect()
+}
+
+#[tokio::test]
+async fn only_processes_that_end_count_against_an_entry() {
+    let redis = Redis::start();
+    redis.publish(&[envelope(ROOM, 1), envelope(ROOM, 2)]).await;
+    let mut consumer = redis.normalizer();
+    assert_eq!(deaths(&mut consumer).await, [0, 0], "new");
+    for _ in 0..6 {
+        consumer.read_history_again();
+        assert_eq!(deaths(&mut consumer).await, [0, 0], "looking is no attempt");
+    }
+    // Reconnects after outages are none either.
+    for _ in 0..3 {
+        let _: i64 = redis.ask("CLIENT KILL TYPE normal").await;
+        while consumer.read(100, Duration::from_millis(20)).await.is_err() {}
+        consumer.read_history_again();
+        assert_eq!(deaths(&mut consumer).await, [0, 0]);
+    }
+
+    while redis.bus.ping().await.is_err() {}
+
+    for died in 1..=5 {
+        let mut next = redis.normalizer();
+        let found = next.read(100, Duration::from_millis(20)).await.unwrap();
+        assert_eq!(found[0].deliveries, died);
+        // It begins the first only, and dies.
+        next.begin(&found[..1]).await.unwrap();
+        next.begin(&found[..1]).await.unwrap();
+        next.read_history_again();
+        assert_eq!(deaths(&mut next).await, [died, 1]);
+    }
+    assert_eq!(deaths(&mut redis.normalizer()).await, [6, 1]);
+}
+
+#[tokio::test]
+async fn work_that_was_done_and_not_taken_does_not_count() {
+    let redis = Redis::start();
+    redis.publish(&[envelope(ROOM, 1)]).await;
+    let mut first = redis.normalizer();
+    let ids = read(&mut first).await;
+    first.survived(&[&ids[0]]).await.unwrap();
+    assert_eq!(deaths(&mut redis.normalizer()).await, [0]);
+    for _ in 0..3 {
+        let mut next = redis.normalizer();
+        let found = next.read(100, Duration::from_millis(20)).await.unwrap();
+        next.begin(&found).await.unwrap();
+        next.survived(&[&ids[0]]).await.unwrap();
+    }
+    assert_eq!(deaths(&mut redis.normalizer()).await, [0]);
+}
+
+/// A claim takes trimmed entries off the pending list, and nobody would hear of them.
+#[tokio::test]
+async fn a_trimmed_entry_stays_unfinished_when_it_is_begun() {
+    let redis = Redis::start();
+    redis.publish(&[envelope(ROOM, 1)]).await;
+    let ids = read(&mut redis.normalizer()).await;
+    let _: i64 = redis.ask(&format!("XDEL ttlc:raw {}", ids[0])).await;
+    let mut next = redis.normalizer();
+    let found = next.read(100, Duration::from_millis(20)).await.unwrap();
+    assert!(found[0].fields.is_empty());
+    next.begin(&found).await.unwrap();
+    next.survived(&[&ids[0]]).await.unwrap();
+    assert_eq!(read(&mut redis.normalizer()).await, ids);
 }

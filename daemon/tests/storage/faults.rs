@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{Event, Rig, Room, noon, poll};
+use super::statistics::assert_statistics_equal_a_recount;
 
 /// A few rooms with everything in them.
 fn show(rooms: u64, events: u64) -> Vec<Event> {
@@ -20,7 +21,19 @@ fn show(rooms: u64, events: u64) -> Vec<Event> {
     let mut all: Vec<Event> = rooms.iter_mut().map(Room::connected).collect();
     for number in 0..events {
         let room = usize::try_from(number).unwrap() % rooms.len();
-        all.push(rooms[room].chat(number % 37));
+        let room = &mut rooms[room];
+        let viewer = number % 37;
+        all.push(match number % 10 {
+            0..4 => room.chat(viewer),
+            4 => room.like(viewer, number % 15 + 1),
+            5 => room.gift(viewer, 3, "progress"),
+            // Five streaks of six come to their end; of the others the last step is known.
+            6 if number % 60 != 6 => room.gift(viewer, 9, "final"),
+            6 => room.gift_timeout(viewer, 3),
+            7 => room.gift(viewer, 1, "single"),
+            8 => room.watched_by(number * 7_919 % 1_000),
+            _ => room.like(viewer, 1),
+        });
     }
     all.extend(rooms.iter_mut().map(|room| room.stream_end(3)));
     all.extend(rooms.iter_mut().map(|room| room.disconnected("stream_end")));
@@ -69,6 +82,7 @@ async fn assert_complete(rig: &Rig, events: &[Event]) {
         )
         .await;
     assert_eq!(wrong, 0, "users equal a recount");
+    assert_statistics_equal_a_recount(rig).await;
     assert!(rig.dead_letters().await.is_empty());
 }
 
@@ -81,7 +95,7 @@ async fn redelivery_changes_nothing() {
     let before = rig.snapshot().await;
 
     let mut options = rig.options();
-    for batch in [500, 7] {
+    for batch in [500, 17] {
         rig.redeliver().await;
         options.storage_batch_size = batch;
         rig.store(options.clone(), &[]).await;
@@ -160,12 +174,12 @@ async fn a_crash_anywhere_loses_nothing_and_counts_nothing_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_side_by_side_agree() {
     let rig = Rig::new().await;
-    // Every event twice, so that both often insert the same at the same time.
+    // Every event twice and backwards, so that they often insert the same at the same time.
     let events = show(3, 3_000);
     let mut twice = events.clone();
     twice.extend(events.iter().rev().cloned());
     rig.publish(&twice).await;
-    let writers: Vec<_> = ["writer-0", "writer-1", "writer-2"]
+    let writers: Vec<_> = ["writer-0", "writer-1", "writer-2", "writer-3"]
         .into_iter()
         .map(|name| {
             let mut options = rig.options();
@@ -183,6 +197,11 @@ async fn writers_side_by_side_agree() {
         .one("SELECT count(*) FROM streams WHERE status <> 'ended' OR end_reason <> 'creator'")
         .await;
     assert_eq!(open, 0);
+    // They lock everything in one order.
+    let deadlocks: i64 = rig
+        .one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        .await;
+    assert_eq!(deadlocks, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use daemon::bus::Bus;
-use daemon::storage::{self, DatabaseOptions, Options};
+use daemon::config::Common;
+use daemon::storage::{self, DatabaseOptions, Options, RetentionOptions};
 use serde_json::{Value, json};
 use shared::identity::EventId;
 use shared::streams::{GROUP_STORAGE, StreamNames};
@@ -64,6 +65,10 @@ impl Rig {
                 database_migration_url: None,
                 database_ca_file: None,
             },
+            retention: RetentionOptions {
+                event_retention_days: 90,
+                pseudonym_key: None,
+            },
             storage_batch_size: 500,
             storage_batch_ms: 10,
             storage_consumer: "writer-0".into(),
@@ -72,6 +77,14 @@ impl Rig {
 
     pub(crate) fn bus(&self) -> Bus {
         Bus::new(&self.redis_url.clone().into(), StreamNames::new(1)).unwrap()
+    }
+
+    pub(crate) fn common(&self) -> Common {
+        Common {
+            redis_url: self.redis_url.clone().into(),
+            stream_shards: 1,
+            health_addr: None,
+        }
     }
 
     pub(crate) fn start(&self, options: Options) -> Running {
@@ -99,9 +112,12 @@ impl Rig {
     }
 
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {
+        let patient = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
         redis::Client::open(self.redis_url.as_str())
             .unwrap()
-            .get_multiplexed_async_connection()
+            .get_multiplexed_async_connection_with_config(&patient)
             .await
             .unwrap()
     }
@@ -143,24 +159,26 @@ impl Rig {
         })
     }
 
-    /// Waits until the group has acknowledged every entry of the stream.
+    /// Waits until the writer has acknowledged every event.
     pub(crate) async fn settled(&self) {
+        self.acknowledged("ttlc:events", GROUP_STORAGE).await;
+    }
+
+    /// Waits until the group has acknowledged every entry of the stream.
+    pub(crate) async fn acknowledged(&self, stream: &str, group: &str) {
         poll("every entry is acknowledged", async || {
             let mut redis = self.redis().await;
             let groups: redis::streams::StreamInfoGroupsReply = redis::cmd("XINFO")
-                .arg(&["GROUPS", "ttlc:events"])
+                .arg(&["GROUPS", stream])
                 .query_async(&mut redis)
                 .await
                 .ok()?;
             let last: redis::streams::StreamRangeReply = redis::cmd("XREVRANGE")
-                .arg(&["ttlc:events", "+", "-", "COUNT", "1"])
+                .arg(&[stream, "+", "-", "COUNT", "1"])
                 .query_async(&mut redis)
                 .await
                 .ok()?;
-            let group = groups
-                .groups
-                .iter()
-                .find(|group| group.name == GROUP_STORAGE)?;
+            let group = groups.groups.iter().find(|known| known.name == group)?;
             (group.pending == 0 && group.last_delivered_id == last.ids.first()?.id).then_some(())
         })
         .await;
@@ -200,7 +218,11 @@ impl Rig {
                 'creators', (SELECT json_agg(to_jsonb(c) - 'added_at' ORDER BY username) FROM creators c),
                 'streams', (SELECT json_agg(to_jsonb(s) ORDER BY stream_id) FROM streams s),
                 'sessions', (SELECT json_agg(to_jsonb(s) ORDER BY session_id) FROM sessions s),
-                'users', (SELECT json_agg(to_jsonb(u) ORDER BY user_id) FROM users u))",
+                'users', (SELECT json_agg(to_jsonb(u) ORDER BY user_id) FROM users u),
+                'session_stats', (SELECT json_agg(to_jsonb(s) ORDER BY session_id, event_type) FROM session_stats s),
+                'minutes', (SELECT json_agg(to_jsonb(m) ORDER BY stream_id, minute, event_type) FROM stream_minute_stats m),
+                'session_users', (SELECT json_agg(to_jsonb(v) ORDER BY session_id, user_id) FROM session_users v),
+                'gaps', (SELECT json_agg(to_jsonb(g) - 'recorded_at' ORDER BY stream_id, from_seq_no, to_seq_no) FROM gaps g))",
         )
         .await
     }
@@ -322,13 +344,61 @@ impl Room {
 
     /// A comment of viewer `user`.
     pub(crate) fn chat(&mut self, user: u64) -> Event {
-        let raw = STANDARD.encode(format!("chat {} {}", self.stream_id, self.seq_no));
-        let mut event = self.event(
-            "WebcastChatMessage",
-            "CHAT",
-            &json!({"rawType": "WebcastChatMessage", "message": format!("number {}", self.seq_no)}),
-            raw,
-        );
+        let payload =
+            json!({"rawType": "WebcastChatMessage", "message": format!("number {}", self.seq_no)});
+        self.by(user, "CHAT", &payload)
+    }
+
+    /// A step of a gift streak of viewer `user`, `count` items so far at 5 coins each.
+    pub(crate) fn gift(&mut self, user: u64, count: u64, state: &str) -> Event {
+        let payload = json!({
+            "rawType": "WebcastGiftMessage", "giftId": "5655", "giftName": "Rose", "giftCount": count,
+            "coins": {"unit": 5, "total": 5 * count},
+            "streak": {"id": format!("{user}:5655:1"), "state": state, "inferred": false},
+        });
+        self.by(user, "GIFT", &payload)
+    }
+
+    /// A streak that is closed because its end did not come: it has the number of the streak's
+    /// last step, which is handed out just before.
+    pub(crate) fn gift_timeout(&mut self, user: u64, count: u64) -> Event {
+        self.seq_no -= 1;
+        let payload = json!({
+            "rawType": "GiftStreakTimeout", "giftId": "5655", "giftName": "Rose", "giftCount": count,
+            "coins": {"unit": 5, "total": 5 * count},
+            "streak": {"id": format!("{user}:5655:1"), "state": "final", "inferred": true},
+        });
+        self.by(user, "GIFT", &payload)
+    }
+
+    /// `count` likes of viewer `user`.
+    pub(crate) fn like(&mut self, user: u64, count: u64) -> Event {
+        let payload =
+            json!({"rawType": "WebcastLikeMessage", "count": count, "total": self.seq_no});
+        self.by(user, "LIKE", &payload)
+    }
+
+    /// So many are watching.
+    pub(crate) fn watched_by(&mut self, viewers: u64) -> Event {
+        let payload = json!({"rawType": "WebcastRoomUserSeqMessage", "viewerCount": viewers, "totalViewers": viewers});
+        let mut event = self.by(0, "ROOM_USER", &payload);
+        event.json.as_object_mut().unwrap().remove("user");
+        event
+    }
+
+    /// Messages of ours that were dropped, `from` and `to` included.
+    pub(crate) fn gap(&mut self, from: u64, to: u64, reason: &str) -> Event {
+        let raw = json!({"fromSeq": from, "toSeq": to, "reason": reason, "count": to - from + 1});
+        let payload = json!({"rawType": "ControlEvent.GAP", "raw": raw,
+            "decoded": {"from": from, "to": to, "reason": reason, "count": to - from + 1}});
+        self.event("ControlEvent.GAP", "RAW", &payload, raw.to_string())
+    }
+
+    /// Something that viewer `user` did.
+    fn by(&mut self, user: u64, event_type: &str, payload: &Value) -> Event {
+        let kind = payload["rawType"].as_str().unwrap();
+        let raw = STANDARD.encode(format!("{kind} {} {}", self.stream_id, self.seq_no));
+        let mut event = self.event(kind, event_type, payload, raw);
         event.json["user"] = json!({
             "userId": user.to_string(),
             "username": format!("viewer{user}"),

@@ -233,7 +233,7 @@ async fn any_order_of_batches_gives_the_same_tables() {
         let shuffled: Vec<Event> = places.iter().map(|&place| events[place].clone()).collect();
         rig.client()
             .await
-            .batch_execute("TRUNCATE events, creators, streams, sessions, users")
+            .batch_execute("TRUNCATE events, creators, streams, sessions, users, session_stats, stream_minute_stats, session_users")
             .await
             .unwrap();
         rig.store(options.clone(), &shuffled).await;

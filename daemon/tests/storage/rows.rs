@@ -53,7 +53,7 @@ async fn an_event_is_stored_as_it_is() {
     );
     assert_eq!(row.get::<_, Json<Value>>("event").0, chat.json);
     assert_eq!(row.get::<_, String>("raw_format"), "protobuf");
-    let raw = format!("chat 7301 {}", noon() * 16);
+    let raw = format!("WebcastChatMessage 7301 {}", noon() * 16);
     assert_eq!(row.get::<_, Vec<u8>>("raw"), raw.as_bytes());
 
     let row = &rows[1];
@@ -101,7 +101,7 @@ async fn what_cannot_be_stored_goes_to_the_dead_letters_and_the_rest_is_stored()
             .all(|(reason, ..)| reason == "STORAGE_REJECTED")
     );
     for (place, said) in [
-        (17, "Unicode escape"),
+        (17, "U+0000"),
         (18, "point in time"),
         (40, "EOF"),
         (41, "field `raw`"),
@@ -128,6 +128,125 @@ async fn what_cannot_be_stored_goes_to_the_dead_letters_and_the_rest_is_stored()
             assert_eq!(letter["event"], payload);
         }
     }
+}
+
+/// What Postgres takes and readers refuse, or the other way round: only that row goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_parsers_disagree_on_is_a_dead_letter_and_the_rest_is_stored() {
+    let rig = Rig::new().await;
+    let mut room = Room::new("7301", "ann", 1, noon());
+    let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+    let traps = [
+        ("\"\\ud800\"".to_owned(), "hex escape"),
+        ("\"a\\u0000\"".to_owned(), "U+0000"),
+        ("1e400".to_owned(), "number out of range"),
+        ("-1e100000".to_owned(), "number out of range"),
+        (deep(200), "recursion limit"),
+        (deep(20_000), "recursion limit"),
+        ("1,}".to_owned(), "trailing comma"),
+    ];
+    let mut events = Vec::new();
+    for (value, _) in &traps {
+        events.extend((0..9).map(|user| room.chat(user)));
+        let bad = room.chat(1).with("/payload/trap", json!("TRAP"));
+        let text = bad.json.to_string().replace("\"TRAP\"", value);
+        events.push(Event {
+            text: Some(text),
+            ..bad
+        });
+    }
+    // Fine for all: the largest and the smallest numbers, an escaped zero that is none.
+    let fine = room.chat(1).with(
+        "/payload/odd",
+        json!([i64::MIN, u64::MAX, 1e308, "\\u0000"]),
+    );
+    events.push(fine.clone());
+    rig.store(rig.options(), &events).await;
+
+    let good = i64::try_from(events.len() - traps.len()).unwrap();
+    assert_eq!(rig.one::<i64>("SELECT count(*) FROM events").await, good);
+    assert_eq!(
+        rig.one::<i64>("SELECT event_count FROM sessions").await,
+        good
+    );
+    super::statistics::assert_statistics_equal_a_recount(&rig).await;
+    let odd: Value = rig
+        .one("SELECT event #> '{payload,odd}' FROM events ORDER BY seq_no DESC LIMIT 1")
+        .await;
+    assert_eq!(odd, fine.json["payload"]["odd"]);
+    let letters = rig.dead_letters().await;
+    assert_eq!(letters.len(), traps.len());
+    for ((_, why), (reason, error, _)) in traps.iter().zip(&letters) {
+        assert_eq!(reason, "STORAGE_REJECTED");
+        assert!(error.contains(why), "{error}, not {why}");
+    }
+}
+
+/// Rows that only Postgres can refuse are found by halving the batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_batch_is_halved_down_to_its_bad_rows() {
+    let rig = Rig::new().await;
+    rig.client()
+        .await
+        .batch_execute("ALTER TABLE events ADD CONSTRAINT no_thirteen CHECK (user_id <> '13')")
+        .await
+        .unwrap();
+    let mut room = Room::new("7301", "ann", 1, noon());
+    let events: Vec<Event> = (0..200).map(|n| room.chat(n % 100)).collect();
+    rig.store(rig.options(), &events).await;
+    assert_eq!(rig.one::<i64>("SELECT count(*) FROM events").await, 198);
+    assert_eq!(
+        rig.one::<i64>("SELECT event_count FROM sessions").await,
+        198
+    );
+    super::statistics::assert_statistics_equal_a_recount(&rig).await;
+    let letters = rig.dead_letters().await;
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    assert!(
+        letters
+            .iter()
+            .all(|(_, error, _)| error.contains("no_thirteen")),
+        "{letters:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ingest_lost_is_recorded_once() {
+    let rig = Rig::new().await;
+    let mut room = Room::new("7301", "ann", 1, noon());
+    let mut events = vec![room.connected(), room.chat(1)];
+    let from = room.seq_no;
+    room.seq_no += 40;
+    events.push(room.gap(from, from + 39, "spool_full"));
+    room.seq_no += 5;
+    events.push(room.gap(from + 41, from + 45, "restart"));
+    // Says nothing that could be recorded.
+    let mut wrong = room.gap(9, 9, "x");
+    wrong.raw = json!({"fromSeq": 9, "toSeq": 3, "reason": "x"}).to_string();
+    events.push(wrong);
+    // Only speaks of it.
+    let talk = room
+        .chat(2)
+        .with("/payload/message", json!("ControlEvent.GAP"));
+    events.push(talk);
+    rig.store(rig.options(), &events).await;
+    let before = rig.snapshot().await;
+    assert_eq!(
+        before["gaps"],
+        json!([
+            {"stream_id": "7301", "from_seq_no": from, "to_seq_no": from + 39, "reason": "spool_full",
+                "lost": 40, "session_id": room.session},
+            {"stream_id": "7301", "from_seq_no": from + 41, "to_seq_no": from + 45, "reason": "restart",
+                "lost": 5, "session_id": room.session},
+        ])
+    );
+    let letters = rig.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].1.contains("no range"), "{letters:?}");
+
+    rig.redeliver().await;
+    rig.store(rig.options(), &events).await;
+    assert_eq!(rig.snapshot().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,10 +320,26 @@ async fn a_day_without_a_partition_is_kept_and_moved_when_the_partition_comes() 
         0
     );
 
+    // Days of the past, too.
+    let mut old = Room::new("7303", "cid", 3, noon() - 5 * DAY);
+    rig.store(rig.options(), &[old.chat(1)]).await;
+    assert_eq!(
+        rig.one::<i64>("SELECT count(*) FROM events_default").await,
+        1
+    );
+    assert_eq!(
+        rig.one::<i32>("SELECT ensure_event_partitions(20)").await,
+        1
+    );
+    assert_eq!(
+        rig.one::<i64>("SELECT count(*) FROM events_default").await,
+        0
+    );
+
     // Still the same facts, still unique.
     rig.redeliver().await;
     rig.store(rig.options(), &[far.chat(3)]).await;
-    assert_eq!(rig.one::<i64>("SELECT count(*) FROM events").await, 4);
+    assert_eq!(rig.one::<i64>("SELECT count(*) FROM events").await, 5);
     assert_eq!(
         rig.one::<i64>("SELECT count(*) FROM events_default").await,
         0

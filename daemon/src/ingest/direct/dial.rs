@@ -4,33 +4,20 @@
 //! none. A signed address is used once; its query holds secrets and is never logged (protocol
 //! sheet §3).
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rand::Rng as _;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
-use tokio_tungstenite::tungstenite::{self, protocol::WebSocketConfig};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use url::Url;
 
 use super::device::{BROWSER, USER_AGENT, browser_name_and_version};
 use super::http::tame;
-use super::proxy::Proxy;
 use super::socket::Connection;
+use crate::ingest::socket::{Dialer, NotOpened};
 use crate::proto::frames::FetchResult;
 
-/// From the name to the end of the handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The largest WebSocket message and frame that is taken, in bytes.
-const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
-pub(super) const FRAME_LIMIT: usize = 1024 * 1024;
-
 /// Nothing but letters, digits and `-_.~` stays as it is.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+pub(in crate::ingest) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
@@ -126,67 +113,27 @@ pub(super) fn address(
     Ok(format!("{server}?{}", query.join("&")))
 }
 
-/// How sockets are opened: the operator's proxy and the system's certificates.
-#[derive(Clone, Debug)]
-pub(super) struct Dialer {
-    pub(super) proxy: Option<Proxy>,
-    pub(super) tls: Arc<rustls::ClientConfig>,
-}
-
-impl Dialer {
-    /// Opens a socket.
-    pub(super) async fn dial(
-        &self,
-        address: &str,
-        cookies: &str,
-        room_id: i64,
-    ) -> Result<Connection, Error> {
-        match timeout(HANDSHAKE_TIMEOUT, self.handshake(address, cookies)).await {
-            Ok(Ok(socket)) => Ok(Connection::new(socket, room_id)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::Unreachable("timed out".to_owned())),
-        }
+/// Opens a socket.
+pub(super) async fn dial(
+    dialer: &Dialer,
+    address: &str,
+    cookies: &str,
+    room_id: i64,
+) -> Result<Connection, Error> {
+    let mut request = address
+        .into_client_request()
+        .map_err(|_| Error::Address("it is no address"))?;
+    let headers = request.headers_mut();
+    headers.insert("user-agent", HeaderValue::from_static(USER_AGENT));
+    if let Ok(cookies) = HeaderValue::from_str(cookies) {
+        headers.insert("cookie", cookies);
     }
-
-    async fn handshake(
-        &self,
-        address: &str,
-        cookies: &str,
-    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
-        let mut request = address
-            .into_client_request()
-            .map_err(|_| Error::Address("it is no address"))?;
-        let headers = request.headers_mut();
-        headers.insert("user-agent", HeaderValue::from_static(USER_AGENT));
-        if let Ok(cookies) = HeaderValue::from_str(cookies) {
-            headers.insert("cookie", cookies);
+    match dialer.open(request).await {
+        Ok(socket) => Ok(Connection::new(socket, room_id)),
+        Err(NotOpened::Refused(response)) => {
+            Err(refused(response.status().as_u16(), response.headers()))
         }
-        let encrypted = request.uri().scheme_str() == Some("wss");
-        let host = request
-            .uri()
-            .host()
-            .unwrap_or_default()
-            .trim_matches(['[', ']'])
-            .to_owned();
-        let port = request
-            .uri()
-            .port_u16()
-            .unwrap_or(if encrypted { 443 } else { 80 });
-        let stream = match &self.proxy {
-            Some(proxy) => proxy.connect(&host, port).await,
-            None => TcpStream::connect((host.as_str(), port)).await,
-        };
-        let stream = stream.map_err(|error| Error::Unreachable(error.to_string()))?;
-        // Acks and heartbeats are small and shall not wait for each other. Without it all works, too.
-        let _ = stream.set_nodelay(true);
-        let connector = Connector::Rustls(self.tls.clone());
-        match client_async_tls_with_config(request, stream, Some(limits()), Some(connector)).await {
-            Ok((socket, _)) => Ok(socket),
-            Err(tungstenite::Error::Http(response)) => {
-                Err(refused(response.status().as_u16(), response.headers()))
-            }
-            Err(error) => Err(Error::Unreachable(describe(&error))),
-        }
+        Err(NotOpened::Unreachable(why)) => Err(Error::Unreachable(why)),
     }
 }
 
@@ -205,27 +152,6 @@ fn refused(status: u16, headers: &HeaderMap) -> Error {
         (None, None) => "no reason given".to_owned(),
     };
     Error::Refused { status, message }
-}
-
-/// An error of the WebSocket library, without what the peer may have repeated in it.
-pub(super) fn describe(error: &tungstenite::Error) -> String {
-    match error {
-        tungstenite::Error::Io(error) => error.to_string(),
-        tungstenite::Error::Tls(error) => format!("tls: {error}"),
-        tungstenite::Error::Capacity(error) => error.to_string(),
-        tungstenite::Error::Protocol(error) => error.to_string(),
-        tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
-            "the address cannot be used".to_owned()
-        }
-        _ => "the connection failed".to_owned(),
-    }
-}
-
-/// Of the messages that we take; the library's own limits are 64 and 16 MiB.
-pub(super) fn limits() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .max_message_size(Some(MESSAGE_LIMIT))
-        .max_frame_size(Some(FRAME_LIMIT))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! In: one binary WebSocket message. Out: the room's messages in their order, and the
 //! acknowledgement that is due. Frames come from a stranger: every size is bounded before anything
-//! is allocated for it. A frame that cannot be read is [`Malformed`] as a whole; a message that
-//! cannot be read is one item of the result and costs none of the others (protocol sheet §4).
+//! is allocated for it, so that no frame takes more than 16 MiB or 50 ms. A frame that cannot be
+//! read is [`Malformed`] as a whole; a message that cannot be read, or is longer than any, is one
+//! item of the result and costs none of the others (protocol sheet §4).
 
 use std::io::Read as _;
 
@@ -12,17 +13,25 @@ use flate2::bufread::GzDecoder;
 use prost::Message as _;
 
 use crate::proto::frames::{BaseMessage, EnterRoom, FetchResult, Heartbeat, PushFrame};
+use crate::proto::{MESSAGE_LIMIT, Wire};
 
-/// An inflated payload is no longer than this, in bytes.
-pub(super) const INFLATED_LIMIT: usize = 8 * 1024 * 1024;
-/// A payload grows by no more than this when inflated.
+/// A frame is no longer than this, in bytes: as long as the socket lets a message of several
+/// WebSocket frames be. TikTok's have some ten kB.
+pub(super) const SIZE_LIMIT: usize = 2 * 1024 * 1024;
+/// An inflated payload is no longer than this, in bytes: a hundred times the longest captured
+/// message. Inflating it, hashing it and writing it down as a dead letter stays in the bounds.
+pub(super) const INFLATED_LIMIT: usize = 4 * 1024 * 1024;
+/// A payload grows by no more than this when inflated; TikTok's grow by three to six.
 const RATIO_LIMIT: usize = 100;
 /// Up to here any ratio is fine, in bytes: little text compresses as it likes.
 const RATIO_FREE: usize = 64 * 1024;
-/// Messages in one frame.
-pub(super) const MESSAGES_LIMIT: usize = 5_000;
+/// Messages in one frame; a busy room has some ten, the first fetch some hundred.
+pub(in crate::ingest) const MESSAGES_LIMIT: usize = 5_000;
 /// Other fields, among them headers and route parameters.
 const FIELDS_LIMIT: usize = 1_000;
+
+/// The name of a message's type, in bytes; what is longer is no envelope (`shared::raw`).
+const METHOD_LIMIT: usize = 200;
 
 const ENCODING: &str = "pb";
 /// The field of a fetch result that holds the messages.
@@ -39,6 +48,9 @@ pub(in crate::ingest) enum Malformed {
         /// What the decoder says.
         why: String,
     },
+    /// Longer than any frame.
+    #[error("{0} bytes, more than {SIZE_LIMIT}")]
+    Size(usize),
     /// Compressed, and not well.
     #[error("cannot inflate: {0}")]
     Inflate(String),
@@ -70,16 +82,19 @@ pub(in crate::ingest) struct Damaged {
 
 /// What a frame says.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Frame {
+pub(in crate::ingest) struct Frame {
     /// The frame to send back at once, if the server wants one.
-    pub(super) ack: Option<Bytes>,
+    pub(in crate::ingest) ack: Option<Bytes>,
     /// In their order.
-    pub(super) messages: Vec<Result<BaseMessage, Damaged>>,
+    pub(in crate::ingest) messages: Vec<Result<BaseMessage, Damaged>>,
 }
 
 /// Reads one binary WebSocket message. Frames that carry no room messages, such as the answer to
 /// a heartbeat, are empty.
-pub(super) fn read(bytes: &Bytes) -> Result<Frame, Malformed> {
+pub(in crate::ingest) fn read(bytes: &Bytes) -> Result<Frame, Malformed> {
+    if bytes.len() > SIZE_LIMIT {
+        return Err(Malformed::Size(bytes.len()));
+    }
     limit_fields(bytes, "the push frame", None)?;
     let frame = PushFrame::decode(bytes.clone()).map_err(protobuf("the push frame"))?;
     if frame.payload_type != "msg" {
@@ -105,18 +120,29 @@ pub(super) fn read_result(bytes: &Bytes) -> Result<FetchResult, Malformed> {
 
 /// The messages of a fetch result, each on its own.
 pub(super) fn messages(result: &FetchResult) -> Vec<Result<BaseMessage, Damaged>> {
-    let read = |bytes: &Bytes| {
-        BaseMessage::decode(bytes.clone()).map_err(|error| Damaged {
-            bytes: bytes.clone(),
-            error: error.to_string(),
-        })
+    result.messages.iter().map(message).collect()
+}
+
+fn message(bytes: &Bytes) -> Result<BaseMessage, Damaged> {
+    let damaged = |error: String| Damaged {
+        bytes: bytes.clone(),
+        error,
     };
-    result.messages.iter().map(read).collect()
+    let message = BaseMessage::decode(bytes.clone()).map_err(|error| damaged(error.to_string()))?;
+    // Also the type's name goes into every part of the product.
+    if message.payload.len() > MESSAGE_LIMIT || message.method.len() > METHOD_LIMIT {
+        return Err(damaged(format!(
+            "longer than any: {} bytes, its type's name {}",
+            message.payload.len(),
+            message.method.len()
+        )));
+    }
+    Ok(message)
 }
 
 /// The payload, inflated if its first bytes say that it is compressed. The header that should
 /// say so is not looked at: it may lie both ways.
-fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
+pub(in crate::ingest) fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
     if !payload.starts_with(&[0x1f, 0x8b, 0x08]) {
         return Ok(payload);
     }
@@ -124,17 +150,27 @@ fn inflate(payload: Bytes) -> Result<Bytes, Malformed> {
         .len()
         .saturating_mul(RATIO_LIMIT)
         .clamp(RATIO_FREE, INFLATED_LIMIT);
-    let mut inflated = Vec::new();
     // One byte more than allowed tells "exactly at the limit" from "beyond it".
     let mut counted = GzDecoder::new(&payload[..]).take(limit as u64 + 1);
-    counted
-        .read_to_end(&mut inflated)
-        .map_err(|error| Malformed::Inflate(error.to_string()))?;
-    if inflated.len() > limit {
-        Err(Malformed::Bomb(limit))
-    } else {
-        Ok(inflated.into())
+    let mut inflated = Vec::with_capacity(promised(&payload).min(limit) + 1);
+    loop {
+        let room = inflated.capacity() - inflated.len();
+        let read = (&mut counted).take(room as u64).read_to_end(&mut inflated);
+        match read.map_err(|error| Malformed::Inflate(error.to_string()))? {
+            _ if inflated.len() > limit => return Err(Malformed::Bomb(limit)),
+            read if read < room => return Ok(inflated.into()),
+            // More than promised. Left to itself, the buffer could grow to twice the limit.
+            _ => inflated.reserve_exact(inflated.len().min(limit + 1 - inflated.len())),
+        }
     }
+}
+
+/// What the end of a compressed payload says about its length, true or not.
+fn promised(payload: &[u8]) -> usize {
+    let length = payload
+        .last_chunk()
+        .map_or(0, |&last| u32::from_le_bytes(last));
+    usize::try_from(length).unwrap_or(usize::MAX)
 }
 
 /// Counts top-level fields without decoding them: a megabyte of two-byte fields would become
@@ -145,17 +181,16 @@ fn limit_fields(
     messages_field: Option<u64>,
 ) -> Result<(), Malformed> {
     let (mut messages, mut others) = (0, 0);
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        // What this walk cannot read, the decoder cannot either, and says why.
-        let Some((field, after)) = skip_field(rest) else {
-            break;
-        };
-        rest = after;
-        if Some(field) == messages_field {
-            messages += 1;
-        } else {
-            others += 1;
+    let mut wire = Wire(bytes);
+    while !wire.0.is_empty() {
+        let before = wire.0.len();
+        match wire.field() {
+            Some((field, _)) if Some(field) == messages_field => messages += 1,
+            Some(_) => others += 1,
+            // The decoder skips a group, whose begin and end are each a tag alone, and reads on:
+            // so do we. Anything else is an error that it will find here, too.
+            None if wire.0.len() < before => others += 1,
+            None => break,
         }
         if messages > MESSAGES_LIMIT {
             return Err(Malformed::Messages);
@@ -165,33 +200,6 @@ fn limit_fields(
         }
     }
     Ok(())
-}
-
-/// The number of the first field, and what follows it.
-fn skip_field(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (tag, rest) = varint(bytes)?;
-    let rest = match tag & 7 {
-        0 => varint(rest)?.1,
-        1 => rest.get(8..)?,
-        2 => {
-            let (length, rest) = varint(rest)?;
-            rest.get(usize::try_from(length).ok()?..)?
-        }
-        5 => rest.get(4..)?,
-        _ => return None,
-    };
-    Some((tag >> 3, rest))
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0;
-    for (index, &byte) in bytes.iter().enumerate().take(10) {
-        number |= u64::from(byte & 0x7f) << (7 * index);
-        if byte < 0x80 {
-            return Some((number, &bytes[index + 1..]));
-        }
-    }
-    None
 }
 
 fn protobuf(what: &'static str) -> impl Fn(prost::DecodeError) -> Malformed {

@@ -116,7 +116,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
 }
 
 /// A text from upstream, fit for a log line and an event: printable, short, without addresses.
-pub(super) fn tame(text: &str) -> String {
+pub(in crate::ingest) fn tame(text: &str) -> String {
     let words = text
         .split_whitespace()
         .map(|word| if word.contains("://") { "…" } else { word });

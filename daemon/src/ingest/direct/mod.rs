@@ -6,53 +6,68 @@
 
 mod device;
 pub(super) mod dial;
-mod frame;
-mod http;
+pub(super) mod frame;
+pub(super) mod frames;
+pub(super) mod http;
 pub(super) mod proxy;
 pub(super) mod room;
 pub(super) mod sign;
 pub(super) mod socket;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Client;
 use rustls_platform_verifier::ConfigVerifierExt as _;
-use url::Url;
+use tokio_util::sync::CancellationToken;
 
 use self::device::Device;
-use self::dial::Dialer;
-use self::proxy::Proxy;
-use self::room::{Lookout, Room, Sighting};
-use self::sign::{Signed, Signer};
-use self::socket::Connection;
-use super::options::Upstream;
-use super::outbox::Parcel;
+use self::room::{Host, Lookout};
+use self::sign::Signer;
+use super::budget::{Budget, Urgency};
+use super::failure::Failure;
+use super::options::{Limits, Upstream};
+use super::outbox::{Outlet, Parcel};
+use super::provider::{Delivery, End, Room, Sighting, Source};
 use super::session::Session;
+use super::socket::Dialer;
+use crate::proto::frames::FetchResult;
 
-/// The name of this provider in events and statuses.
-pub(super) const NAME: &str = "direct";
-
-/// What all creators share: the sign server's budget, settings, certificates.
+/// What all creators share: hosts with their budgets, settings, certificates.
 pub(super) struct Shared {
-    web: Url,
-    webcast: Url,
-    proxy: Option<Proxy>,
+    web: Host,
+    webcast: Host,
     signer: Signer,
-    tls: Arc<rustls::ClientConfig>,
+    dialer: Dialer,
 }
 
 impl Shared {
-    /// Prepares the clients; nothing connects yet.
-    pub(super) fn new(upstream: &Upstream, signs_per_minute: u32) -> Result<Self, String> {
+    /// Prepares the clients; nothing connects yet. `account` is the budget at Euler Stream.
+    pub(super) fn new(
+        upstream: &Upstream,
+        limits: Limits,
+        account: Arc<Budget>,
+    ) -> Result<Self, String> {
         let tls = rustls::ClientConfig::with_platform_verifier()
             .map_err(|error| format!("cannot read the system's certificates: {error}"))?;
+        let host = |name, url: &url::Url| Host {
+            url: url.clone(),
+            budget: Budget::new(name, limits.tiktok_per_minute, limits.tiktok_at_once()),
+        };
         Ok(Self {
-            web: upstream.web.clone(),
-            webcast: upstream.webcast.clone(),
-            proxy: upstream.proxy.clone(),
-            signer: Signer::new(upstream, signs_per_minute)?,
-            tls: Arc::new(tls),
+            web: host("tiktok_web", &upstream.web),
+            webcast: host("tiktok_webcast", &upstream.webcast),
+            signer: Signer::new(upstream, account)?,
+            dialer: Dialer {
+                proxy: upstream.proxy.clone(),
+                tls: Arc::new(tls),
+            },
         })
+    }
+
+    /// The way out.
+    pub(super) fn dialer(&self) -> Dialer {
+        self.dialer.clone()
     }
 }
 
@@ -67,7 +82,7 @@ impl Direct {
     /// A visitor whom TikTok has never seen.
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, String> {
         let device = Arc::new(Device::new());
-        let http = http::web_client(&device, shared.proxy.as_ref())?;
+        let http = http::web_client(&device, shared.dialer.proxy.as_ref())?;
         Ok(Self {
             shared,
             device,
@@ -75,10 +90,43 @@ impl Direct {
         })
     }
 
-    /// Whether and where a creator is live.
-    pub(super) async fn look(&self, name: &str) -> Result<Sighting, room::Error> {
+    /// Opens the connection; a signed address is good for one.
+    async fn dial(
+        &self,
+        room_id: &str,
+        cookie: &str,
+        result: &FetchResult,
+    ) -> Result<socket::Connection, dial::Error> {
+        if !self.device.set_cookie(cookie) {
+            return Err(dial::Error::Address("its cookie is none"));
+        }
+        let number = room_id
+            .parse()
+            .map_err(|_| dial::Error::Address("its room id is too large"))?;
+        let encrypted = self.shared.signer.is_encrypted();
+        let address = dial::address(room_id, result, encrypted)?;
+        let cookies = self.device.socket_cookies();
+        dial::dial(&self.shared.dialer, &address, &cookies, number).await
+    }
+
+    /// TikTok has blocked this visitor: come again as another one.
+    fn renew_visitor(&mut self, error: &dial::Error) {
+        if let dial::Error::Refused { message, .. } = error
+            && message.contains("DEVICE_BLOCKED")
+            && let Ok(direct) = Self::new(self.shared.clone())
+        {
+            *self = direct;
+        }
+    }
+}
+
+impl Source for Direct {
+    type Connection = Entered;
+
+    async fn look(&mut self, name: &str, urgency: Urgency) -> Result<Sighting, Failure> {
         let (web, webcast) = (&self.shared.web, &self.shared.webcast);
         Lookout {
+            urgency,
             http: &self.http,
             device: &self.device,
             web,
@@ -86,46 +134,58 @@ impl Direct {
         }
         .look(name)
         .await
+        .map_err(|error| Failure::to_look(&error))
     }
 
-    /// Has a room signed, as soon as the shared budget allows it. The answer may name another
-    /// room than was asked for: the room that it is good for comes with it.
-    pub(super) async fn sign(&self, room: &Room) -> Result<Pass, sign::Error> {
-        let signed = self.shared.signer.sign(&room.id).await?;
-        let room_id = signed.room_id.clone().unwrap_or_else(|| room.id.clone());
-        Ok(Pass { room_id, signed })
-    }
-
-    /// Opens the connection; a pass is good for one.
-    pub(super) async fn connect(&self, pass: &Pass) -> Result<Connection, dial::Error> {
-        if !self.device.set_cookie(&pass.signed.cookie) {
-            return Err(dial::Error::Address("its cookie is none"));
-        }
-        let room_id = pass
-            .room_id
-            .parse()
-            .map_err(|_| dial::Error::Address("its room id is too large"))?;
-        let encrypted = self.shared.signer.is_encrypted();
-        let address = dial::address(&pass.room_id, &pass.signed.result, encrypted)?;
-        let dialer = Dialer {
-            proxy: self.shared.proxy.clone(),
-            tls: self.shared.tls.clone(),
+    /// Has the room signed, as soon as the shared budget allows it, and connects. The sign
+    /// server's answer may name another room than was asked for.
+    async fn enter(&mut self, _name: &str, room: &Room) -> Result<Entered, Failure> {
+        let signed = match self.shared.signer.sign(&room.id).await {
+            Ok(signed) => signed,
+            Err(error) => return Err(Failure::to_sign(&error, room)),
         };
-        dialer
-            .dial(&address, &self.device.socket_cookies(), room_id)
-            .await
+        let room_id = signed.room_id.unwrap_or_else(|| room.id.clone());
+        match self.dial(&room_id, &signed.cookie, &signed.result).await {
+            Ok(connection) => Ok(Entered {
+                room_id,
+                result: signed.result,
+                connection,
+            }),
+            Err(error) => {
+                self.renew_visitor(&error);
+                Err(Failure::to_dial(&error, room_id))
+            }
+        }
     }
 }
 
-/// The right to open one connection, and the room's recent messages.
-pub(super) struct Pass {
-    pub(super) room_id: String,
-    signed: Signed,
+/// An open connection, and the room's recent messages that came with its address.
+pub(super) struct Entered {
+    room_id: String,
+    result: FetchResult,
+    connection: socket::Connection,
 }
 
-impl Pass {
-    /// What was said in the room just before, unless it came already.
-    pub(super) fn backlog(&self, session: &mut Session) -> Parcel {
-        socket::parcel(frame::messages(&self.signed.result), session, true)
+impl Delivery for Entered {
+    fn room_id(&self) -> &str {
+        &self.room_id
+    }
+
+    fn backlog(&mut self, session: &mut Session) -> Parcel {
+        let result = std::mem::take(&mut self.result);
+        socket::parcel(frame::messages(&result), session, true)
+    }
+
+    async fn run(
+        self,
+        session: &mut Session,
+        first: Parcel,
+        outlet: &Outlet,
+        silence: Duration,
+        stop: &CancellationToken,
+    ) -> End {
+        self.connection
+            .run(session, first, outlet, silence, stop)
+            .await
     }
 }

@@ -82,7 +82,7 @@ impl Proxy {
     }
 
     /// A connection to `host:port` through the proxy.
-    pub(super) async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+    pub(in crate::ingest) async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         match self.kind {
             Kind::Http => self.tunnel(stream, host, port).await,

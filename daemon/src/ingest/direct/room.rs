@@ -13,6 +13,9 @@ use url::Url;
 
 use super::device::Device;
 use super::http::{self, tame};
+use super::sign;
+use crate::ingest::budget::{Budget, Urgency};
+use crate::ingest::provider::{Room, Sighting};
 use crate::proto::in_millis;
 
 /// The live page is some 300 kB.
@@ -21,41 +24,13 @@ const API_LIMIT: usize = 1024 * 1024;
 
 /// `status` of a user, a live room or a room.
 const LIVE: i64 = 2;
-const PAUSED: i64 = 3;
-const ENDED: i64 = 4;
+pub(in crate::ingest) const PAUSED: i64 = 3;
+pub(in crate::ingest) const ENDED: i64 = 4;
 
 /// `statusCode` of the API for a name that nobody has.
 const USER_NOT_FOUND: i64 = 19_881_007;
 /// `status_code` of the room info for a room that only adults may see.
 const AGE_RESTRICTED: i64 = 4_003_110;
-
-/// A room with a broadcast.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::ingest) struct Room {
-    /// TikTok's room id: the `streamId`.
-    pub(in crate::ingest) id: String,
-    /// The creator's name in TikTok's spelling.
-    pub(in crate::ingest) unique_id: Option<String>,
-    pub(in crate::ingest) owner_id: Option<String>,
-    pub(in crate::ingest) owner_nickname: Option<String>,
-    pub(in crate::ingest) title: Option<String>,
-    pub(in crate::ingest) started_at: Option<Timestamp>,
-    /// The creator is away for a moment.
-    pub(in crate::ingest) paused: bool,
-}
-
-/// What a look at a creator shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::ingest) enum Sighting {
-    /// Broadcasting.
-    Live(Room),
-    /// Not now.
-    Offline,
-    /// Never so far: there is no room.
-    NeverLive,
-    /// Nobody has this name.
-    UnknownUser,
-}
 
 /// Why a look shows nothing.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -116,12 +91,19 @@ struct Account {
     status: Option<i64>,
 }
 
+/// One of TikTok's hosts, and how often all creators together may ask it.
+pub(super) struct Host {
+    pub(super) url: Url,
+    pub(super) budget: Budget,
+}
+
 /// Looks at creators as one visitor.
 pub(super) struct Lookout<'a> {
+    pub(super) urgency: Urgency,
     pub(super) http: &'a Client,
     pub(super) device: &'a Device,
-    pub(super) web: &'a Url,
-    pub(super) webcast: &'a Url,
+    pub(super) web: &'a Host,
+    pub(super) webcast: &'a Host,
 }
 
 impl Lookout<'_> {
@@ -204,17 +186,21 @@ impl Lookout<'_> {
 
     async fn get(
         &self,
-        base: &Url,
+        host: &Host,
         path: &str,
         params: &[(&str, &str)],
         limit: usize,
     ) -> Result<(StatusCode, String), Fault> {
-        let mut url = base
+        let mut url = host
+            .url
             .join(path)
             .map_err(|error| Fault::Refused(error.to_string()))?;
         url.query_pairs_mut()
             .extend_pairs(self.device.web_params())
             .extend_pairs(params);
+        if host.budget.take(self.urgency).await.is_err() {
+            return Err(Fault::Blocked("told to wait before"));
+        }
         let response = self
             .http
             .get(url)
@@ -222,6 +208,10 @@ impl Lookout<'_> {
             .await
             .map_err(|error| Fault::Unreachable(http::describe(&error)))?;
         let status = response.status();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let wait = sign::told_wait(response.headers(), sign::unix_now());
+            host.budget.hold(wait.unwrap_or(sign::UNTOLD_WAIT), "");
+        }
         let body = http::body(response, limit)
             .await
             .map_err(Fault::Unreachable)?;
@@ -371,7 +361,7 @@ fn account(info: &Value) -> Account {
 }
 
 /// Seconds (or milliseconds) since 1970; 0 is none.
-fn time(value: &Value) -> Option<Timestamp> {
+pub(in crate::ingest) fn time(value: &Value) -> Option<Timestamp> {
     integer(value)
         .filter(|&time| time > 0)
         .map(|time| Timestamp::from_millis(in_millis(time)))
@@ -383,7 +373,7 @@ fn integer(value: &Value) -> Option<i64> {
 }
 
 /// A text that is not empty, also one that is written as a number.
-fn filled(value: &Value) -> Option<String> {
+pub(in crate::ingest) fn filled(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => {
             Some(text.trim().chars().take(500).collect())

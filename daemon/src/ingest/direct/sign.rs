@@ -5,25 +5,25 @@
 //! [`Signer`] with one budget, and a 429 for one room holds all of them back. The key travels in
 //! a header only (protocol sheet §2).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::HeaderMap;
 use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use shared::identity::is_stream_id;
-use tokio::time::Instant;
 use url::Url;
 
 use super::http::{self, tame};
 use super::{device, frame};
-use crate::ingest::options::Upstream;
+use crate::ingest::budget::{Budget, Held, Urgency};
+use crate::ingest::options::{SignPath, Upstream};
 use crate::proto::frames::FetchResult;
 
 /// A fetch result with its history is some 10 kB.
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
 /// The wait after a 429 that does not say how long.
-const UNTOLD_WAIT: Duration = Duration::from_mins(1);
+pub(in crate::ingest) const UNTOLD_WAIT: Duration = Duration::from_mins(1);
 /// No server is believed that wants longer: quotas are per day at most.
 const LONGEST_WAIT: Duration = Duration::from_hours(25);
 
@@ -103,18 +103,20 @@ impl Error {
 pub(in crate::ingest) struct Signer {
     http: Client,
     base: Url,
+    path: SignPath,
     key: Option<SecretString>,
-    budget: Budget,
+    budget: Arc<Budget>,
 }
 
 impl Signer {
-    /// A signer that makes `per_minute` requests a minute at most, on average.
-    pub(in crate::ingest) fn new(upstream: &Upstream, per_minute: u32) -> Result<Self, String> {
+    /// A signer whose requests go through the account's budget.
+    pub(in crate::ingest) fn new(upstream: &Upstream, budget: Arc<Budget>) -> Result<Self, String> {
         Ok(Self {
             http: http::sign_client(upstream.proxy.as_ref())?,
             base: upstream.sign.clone(),
+            path: upstream.sign_path,
             key: upstream.key.clone(),
-            budget: Budget::new(per_minute),
+            budget,
         })
     }
 
@@ -125,10 +127,17 @@ impl Signer {
 
     /// Signs a room, as soon as the budget allows it.
     pub(super) async fn sign(&self, room_id: &str) -> Result<Signed, Error> {
+        let path = match self.path {
+            SignPath::Connect => format!("webcast/rooms/{room_id}/connect"),
+            SignPath::Fetch => "webcast/fetch".to_owned(),
+        };
         let mut url = self
             .base
-            .join(&format!("webcast/rooms/{room_id}/connect"))
+            .join(&path)
             .map_err(|error| Error::Invalid(error.to_string()))?;
+        if self.path == SignPath::Fetch {
+            url.query_pairs_mut().append_pair("room_id", room_id);
+        }
         url.query_pairs_mut()
             .append_pair("client", "ttlive-other")
             .append_pair("user_agent", device::USER_AGENT)
@@ -141,7 +150,10 @@ impl Signer {
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key.expose_secret());
         }
-        self.budget.take().await;
+        if let Err(Held(wait)) = self.budget.take(Urgency::Room).await {
+            let label = "told to wait before".to_owned();
+            return Err(Error::Limited { wait, label });
+        }
         let response = request
             .send()
             .await
@@ -163,8 +175,8 @@ impl Signer {
         } else {
             Err(refusal(status.as_u16(), &headers, &body, unix_now()))
         };
-        if let Err(Error::Limited { wait, .. }) = &answer {
-            self.budget.hold(*wait);
+        if let Err(Error::Limited { wait, label }) = &answer {
+            self.budget.hold(*wait, label);
         }
         answer.map_err(|error| self.without_key(error))
     }
@@ -245,7 +257,7 @@ fn refusal(status: u16, headers: &HeaderMap, body: &[u8], unix_now: u64) -> Erro
 }
 
 /// How long the server wants us to wait: `Retry-After` in seconds, else until a reset time.
-fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
+pub(in crate::ingest) fn told_wait(headers: &HeaderMap, unix_now: u64) -> Option<Duration> {
     let number = |name| text(headers, name)?.trim().parse::<u64>().ok();
     // Older servers give seconds from now under `RateLimit-Reset`, newer ones a point in time.
     let until = |reset: u64| {
@@ -269,59 +281,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .filter(|text| !text.is_empty())
 }
 
-fn unix_now() -> u64 {
+pub(in crate::ingest) fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-/// Spreads requests: a minute's worth at once, then evenly. Who asks first is served first.
-#[derive(Debug)]
-struct Budget {
-    per_request: Duration,
-    /// When the budget would be full again. Held while waiting, which makes the queue.
-    spent_until: tokio::sync::Mutex<Instant>,
-    /// Nobody asks before this.
-    held_until: Mutex<Instant>,
-}
-
-impl Budget {
-    fn new(per_minute: u32) -> Self {
-        Self {
-            per_request: Duration::from_mins(1) / per_minute.max(1),
-            spent_until: tokio::sync::Mutex::new(Instant::now()),
-            held_until: Mutex::new(Instant::now()),
-        }
-    }
-
-    /// Waits until a request may be made.
-    async fn take(&self) {
-        let mut spent_until = self.spent_until.lock().await;
-        loop {
-            let now = Instant::now();
-            let full_at = (*spent_until).max(now) + self.per_request;
-            let by_rate = full_at.checked_sub(Duration::from_mins(1)).unwrap_or(now);
-            let held_until = *self
-                .held_until
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let ready = by_rate.max(held_until);
-            if ready <= now {
-                *spent_until = full_at;
-                return;
-            }
-            tokio::time::sleep_until(ready).await;
-        }
-    }
-
-    /// Nobody makes a request for so long.
-    fn hold(&self, wait: Duration) {
-        let mut held_until = self
-            .held_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *held_until = (*held_until).max(Instant::now() + wait);
-    }
 }
 
 #[cfg(test)]

@@ -6,50 +6,27 @@
 //! A frame that cannot be read goes to the dead letters, and the next one is read. Frames that
 //! arrived before a close are processed, since all is read in order (protocol sheet §3, §4).
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
-use jiff::Timestamp as Clock;
-use shared::time::Timestamp;
+use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
-use super::dial::describe;
 use super::frame::{self, Malformed};
 use super::http::tame;
-use crate::bus::DeadLetter;
-use crate::ingest::outbox::{Outlet, Parcel, Place};
+use crate::ingest::outbox::{Outlet, Parcel};
+use crate::ingest::provider::End;
 use crate::ingest::session::Session;
+use crate::ingest::socket::{
+    AFTER_END, Held, admitted, close, dead_letter, failed, hold, now, write,
+};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// A peer that takes longer to accept a few bytes is gone.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the closing handshake; then the connection is dropped.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-/// What is still on its way after the end of the broadcast has this long to arrive.
-const AFTER_END: Duration = Duration::from_secs(1);
-/// Frames of one session that become dead letters; further ones are only counted.
-const DEAD_LETTERS: u64 = 100;
-
-/// Why a connection is over.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::ingest) struct End {
-    /// `stream_end`, `closed`, `lost`, `silent`, `protocol` or `shutdown`.
-    pub(in crate::ingest) reason: &'static str,
-    /// WebSocket close code; 1006 for a connection that broke off.
-    pub(in crate::ingest) close_code: Option<u16>,
-    /// More about it, free of secrets.
-    pub(in crate::ingest) detail: Option<String>,
-}
 
 /// An open connection.
 #[derive(Debug)]
@@ -57,12 +34,6 @@ pub(in crate::ingest) struct Connection<S = MaybeTlsStream<TcpStream>> {
     socket: WebSocketStream<S>,
     room_id: i64,
     beats: i64,
-}
-
-/// A parcel that waits for its place in the outbox.
-struct Held {
-    parcel: Parcel,
-    place: Pin<Box<dyn Future<Output = Place> + Send>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -85,8 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         stop: &CancellationToken,
     ) -> End {
         let end = self.converse(session, first, outlet, silence, stop).await;
-        // The peer may be gone already; what matters has been read.
-        let _ = timeout(CLOSE_TIMEOUT, self.socket.close(None)).await;
+        close(&mut self.socket).await;
         if session.has_ended() && end.reason != "shutdown" {
             End {
                 reason: "stream_end",
@@ -105,10 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         silence: Duration,
         stop: &CancellationToken,
     ) -> End {
-        let mut held = Some(Held {
-            place: Box::pin(outlet.admit(&first)),
-            parcel: first,
-        });
+        let mut held = Some(Held::new(outlet, first));
         if let Err(end) = self.send(frame::enter_room(self.room_id), stop).await {
             outlet.send_now(held.map(|held| held.parcel).unwrap_or_default());
             return end;
@@ -121,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let end = loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break End { reason: "shutdown", ..End::default() },
+                () = stop.cancelled() => break End::of("shutdown"),
                 _ = beat.tick() => {
                     self.beats += 1;
                     if let Err(end) = self.send(frame::heartbeat(self.room_id, self.beats), stop).await {
@@ -136,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     alive_until = Instant::now() + silence;
                 }
                 () = sleep_until(over_at.unwrap_or(alive_until)), if held.is_none() => {
-                    break End { reason: "silent", ..End::default() };
+                    break End::of("silent");
                 }
                 message = self.socket.next(), if held.is_none() => {
                     alive_until = Instant::now() + silence;
@@ -159,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         // Pings are answered by the library.
                         Some(Ok(_)) => continue,
                         Some(Err(error)) => break failed(&error),
-                        None => break End { reason: "lost", close_code: Some(1006), detail: None },
+                        None => break End::lost(None),
                     };
                     match self.take(&bytes, session, stop).await {
                         Ok(parcel) => held = hold(outlet, parcel),
@@ -210,35 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn send(&mut self, frame: Bytes, stop: &CancellationToken) -> Result<(), End> {
-        let sending = timeout(WRITE_TIMEOUT, self.socket.send(Message::Binary(frame)));
-        match stop.run_until_cancelled(sending).await {
-            None => Err(End {
-                reason: "shutdown",
-                ..End::default()
-            }),
-            Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) => Err(failed(&error)),
-            Some(Err(_)) => Err(End {
-                reason: "lost",
-                close_code: Some(1006),
-                detail: Some("writing timed out".to_owned()),
-            }),
-        }
+        write(&mut self.socket, Message::Binary(frame), stop).await
     }
-}
-
-async fn admitted(held: &mut Option<Held>) -> Place {
-    match held {
-        Some(held) => held.place.as_mut().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn hold(outlet: &Outlet, parcel: Parcel) -> Option<Held> {
-    (!parcel.is_empty()).then(|| Held {
-        place: Box::pin(outlet.admit(&parcel)),
-        parcel,
-    })
 }
 
 /// Messages in their order, without those that came before.
@@ -261,64 +201,6 @@ pub(in crate::ingest) fn parcel(
         }
     }
     parcel
-}
-
-/// What cannot be read, as a dead letter with its bytes; none once there are too many.
-fn dead_letter(session: &mut Session, error: &str, bytes: &[u8]) -> Vec<DeadLetter> {
-    session.count_malformed();
-    let count = session.counts().malformed;
-    if count <= DEAD_LETTERS || count.is_power_of_two() {
-        tracing::warn!(
-            stage = "ingest",
-            stream_id = session.stream_id(),
-            session_id = %session.id(),
-            reason = "FRAME_ERROR",
-            error,
-            bytes = bytes.len(),
-            count,
-            "cannot read a frame"
-        );
-    }
-    if count > DEAD_LETTERS {
-        return Vec::new();
-    }
-    let failed_at = now();
-    let payload = serde_json::json!({
-        "streamId": session.stream_id(),
-        "sessionId": session.id(),
-        "ingestedAt": failed_at,
-        "frame": STANDARD.encode(bytes),
-    });
-    vec![DeadLetter {
-        stage: "ingest",
-        reason: "FRAME_ERROR",
-        error: tame(error),
-        payload: payload.to_string(),
-        failed_at,
-    }]
-}
-
-fn failed(error: &tungstenite::Error) -> End {
-    let lost = End {
-        reason: "lost",
-        close_code: Some(1006),
-        detail: Some(tame(&describe(error))),
-    };
-    match error {
-        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => lost,
-        tungstenite::Error::Protocol(_)
-        | tungstenite::Error::Capacity(_)
-        | tungstenite::Error::Utf8(_) => End {
-            reason: "protocol",
-            close_code: None,
-            ..lost
-        },
-        _ => lost,
-    }
-}
-
-fn now() -> Timestamp {
-    Clock::now().into()
 }
 
 #[cfg(test)]

@@ -243,6 +243,93 @@ fn only_the_end_actions_end_a_broadcast() {
     }
 }
 
+fn json(kind: &str, data: &serde_json::Value, sent_ms: i64) -> JsonMessage {
+    let data = data.as_object().unwrap().clone();
+    JsonMessage::new(kind.to_owned(), data, Some(sent_ms))
+}
+
+#[test]
+fn a_message_is_the_same_by_way_of_json_and_of_protobuf() {
+    let mut session = session();
+    let chat = "WebcastChatMessage";
+    let five = json(chat, &serde_json::json!({"common": {"msgId": "5"}}), NOW);
+    let six = json(chat, &serde_json::json!({"event": {"msgId": 6}}), NOW);
+    assert!(session.take(message(5, vec![]), false, at(NOW)).is_some());
+    assert!(session.take_json(five, false, at(NOW)).is_none());
+    let envelope = session.take_json(six, false, at(NOW)).unwrap();
+    assert_eq!(envelope.msg_id.as_deref(), Some("6"));
+    assert!(matches!(&envelope.data, RawData::Json(data) if data.contains_key("event")));
+    assert!(session.take(message(6, vec![]), false, at(NOW)).is_none());
+    session.close();
+    session.renew(at(NOW));
+    session.remember(vec![(chat.to_owned(), "7".to_owned())]);
+    let seven = json(chat, &serde_json::json!({"msg_id": "7"}), NOW);
+    assert!(session.take_json(seven, true, at(NOW)).is_none());
+}
+
+#[test]
+fn json_without_an_id_is_told_apart_by_content_and_time() {
+    let mut session = session();
+    let mut is_new = |data: serde_json::Value, sent| {
+        let message = json("WebcastEmoteChatMessage", &data, sent);
+        session.take_json(message, false, at(NOW)).is_some()
+    };
+    let emote = serde_json::json!({"user": {"userId": "1"}, "emote": {"id": "a"}});
+    assert!(is_new(emote.clone(), NOW));
+    assert!(!is_new(emote.clone(), NOW), "the same frame again");
+    assert!(is_new(emote.clone(), NOW + 1), "the same emote once more");
+    let timed = serde_json::json!({"event": {"createTime": NOW}, "emote": {"id": "a"}});
+    assert!(is_new(timed.clone(), NOW));
+    assert!(
+        !is_new(timed, NOW + 30_000),
+        "sent again, with its own time"
+    );
+}
+
+#[test]
+fn the_time_of_json_is_its_own_else_the_senders_else_ours() {
+    let mut session = session();
+    let mut id = 0;
+    let mut time = |create_time: serde_json::Value, sent| {
+        id += 1;
+        let data = serde_json::json!({"common": {"msgId": id, "createTime": create_time}});
+        let data = data.as_object().unwrap().clone();
+        let message = JsonMessage::new("X".to_owned(), data, sent);
+        let envelope = session.take_json(message, false, at(NOW)).unwrap();
+        envelope.timestamp.as_millis()
+    };
+    assert_eq!(time((NOW - 900).into(), Some(NOW - 100)), NOW - 900);
+    assert_eq!(time((NOW / 1000 - 5).to_string().into(), None), NOW - 5_000);
+    assert_eq!(time("0".into(), Some(NOW - 100)), NOW - 100);
+    assert_eq!(time("0".into(), None), NOW);
+    assert_eq!(time(1.into(), None), NOW - CLOCK_TOLERANCE);
+    assert_eq!(time(i64::MAX.into(), None), NOW + CLOCK_TOLERANCE);
+}
+
+#[test]
+fn json_ends_the_broadcast_and_tells_history_too() {
+    let control = |action: i32, more: serde_json::Value| {
+        let mut data = serde_json::json!({"action": action});
+        data["isHistory"] = more;
+        json(CONTROL, &data, NOW)
+    };
+    for (action, history, ended) in [(1, false, false), (3, true, false), (3, false, true)] {
+        let mut session = session();
+        let message = control(action, history.into());
+        let envelope = session.take_json(message, false, at(NOW)).unwrap();
+        assert_eq!(envelope.backlog, history);
+        assert_eq!(session.has_ended(), ended, "{action} {history}");
+    }
+    let mut session = session();
+    let elsewhere = json(
+        "WebcastSocialMessage",
+        &serde_json::json!({"action": 3}),
+        NOW,
+    );
+    session.take_json(elsewhere, false, at(NOW)).unwrap();
+    assert!(!session.has_ended(), "3 is a share there");
+}
+
 #[test]
 fn lifecycle_data_leaves_out_what_is_absent() {
     let data = Lifecycle {

@@ -7,7 +7,8 @@ use shared::raw::{Envelope, RawData, Source};
 use shared::time::Timestamp;
 use uuid::Uuid;
 
-pub(super) const ROOMS: [&str; 5] = ["room-a", "room-b", "room-c", "room-d", "mixed"];
+pub(in crate::normalizer) const ROOMS: [&str; 5] =
+    ["room-a", "room-b", "room-c", "room-d", "mixed"];
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -23,15 +24,15 @@ fn json_lines(name: &str) -> Vec<Value> {
 }
 
 /// A message and what an independent decoder reads from it.
-pub(super) struct Case {
+pub(in crate::normalizer) struct Case {
     /// Where it is, for failures.
-    pub(super) name: String,
-    pub(super) envelope: Envelope,
-    pub(super) expected: Value,
+    pub(in crate::normalizer) name: String,
+    pub(in crate::normalizer) envelope: Envelope,
+    pub(in crate::normalizer) expected: Value,
 }
 
 impl Case {
-    pub(super) fn payload(&self) -> &[u8] {
+    pub(in crate::normalizer) fn payload(&self) -> &[u8] {
         match &self.envelope.data {
             RawData::Protobuf(bytes) => bytes,
             RawData::Json(_) => &[],
@@ -40,7 +41,7 @@ impl Case {
 }
 
 /// The messages of one capture.
-pub(super) fn capture(room: &str) -> Vec<Case> {
+pub(in crate::normalizer) fn capture(room: &str) -> Vec<Case> {
     let sent = json_lines(&format!("captures/{room}.ndjson"));
     let expected = json_lines(&format!("captures/{room}.expected.ndjson"));
     assert_eq!(sent.len(), expected.len());
@@ -59,17 +60,26 @@ pub(super) fn capture(room: &str) -> Vec<Case> {
         .collect()
 }
 
-/// The payloads that an independent encoder made.
-pub(super) fn encoded() -> Vec<Case> {
+/// What the encoded set says about its files.
+pub(super) fn index() -> Vec<Value> {
     let index = std::fs::read_to_string(path("encoded/index.json")).unwrap();
-    let index: Vec<Value> = serde_json::from_str(&index).unwrap();
-    index
+    serde_json::from_str(&index).unwrap()
+}
+
+/// A file of the encoded set.
+pub(super) fn bytes(file: &str) -> bytes::Bytes {
+    std::fs::read(path("encoded").join(file)).unwrap().into()
+}
+
+/// The payloads that an independent encoder made.
+pub(in crate::normalizer) fn encoded() -> Vec<Case> {
+    index()
         .into_iter()
         .filter(|entry| entry["kind"] == "payload")
         .enumerate()
         .map(|(number, entry)| {
             let file = entry["file"].as_str().unwrap();
-            let bytes = std::fs::read(path("encoded").join(file)).unwrap();
+            let bytes = bytes(file).to_vec();
             let kind = entry["method"].as_str().unwrap();
             Case {
                 name: file.to_owned(),
@@ -96,7 +106,7 @@ pub(super) fn euler(file: &str) -> Vec<(Envelope, Option<String>)> {
 }
 
 /// One encoded payload by its file name.
-pub(super) fn payload(file: &str) -> Case {
+pub(in crate::normalizer) fn payload(file: &str) -> Case {
     encoded()
         .into_iter()
         .find(|case| case.name == file)

@@ -12,7 +12,7 @@ use super::fixtures::{Case, capture, encoded, envelope, payload};
 use crate::normalizer::{Contract, Reason, normalize};
 use crate::proto;
 
-static CONTRACT: LazyLock<Contract> = LazyLock::new(|| Contract::new().unwrap());
+pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| Contract::new().unwrap());
 static ENCODED: LazyLock<Vec<Case>> = LazyLock::new(encoded);
 
 /// Types with an event of their own: these may be refused, all others must pass.
@@ -32,7 +32,7 @@ const MAPPED: [&str; 12] = [
 ];
 
 /// The outcome of any message is one of the two; returns whether it is an event.
-fn survives(kind: &str, bytes: Vec<u8>) -> bool {
+pub(super) fn survives(kind: &str, bytes: Vec<u8>) -> bool {
     proto::header(&bytes);
     match normalize(&envelope(kind, RawData::Protobuf(bytes), 1)) {
         Ok(event) => {
@@ -51,7 +51,7 @@ fn survives(kind: &str, bytes: Vec<u8>) -> bool {
     }
 }
 
-fn any_type() -> impl Strategy<Value = String> {
+pub(super) fn any_type() -> impl Strategy<Value = String> {
     let known: Vec<String> = ENCODED
         .iter()
         .map(|case| case.envelope.kind.clone())

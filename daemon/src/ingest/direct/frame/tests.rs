@@ -109,16 +109,42 @@ fn the_sign_servers_answer_reads_as_its_encoder_says() {
 }
 
 #[test]
-fn a_bomb_is_refused_where_it_exceeds_the_ratio() {
+fn a_bomb_is_refused_where_it_exceeds_a_limit() {
+    // 49 kB may become 4 MiB and no more: the other 44 MiB are never made.
     let bomb = fixture("frame-gzip-bomb-48mib.bin");
-    // 49 kB may become 4.9 MB and no more: the other 43 MB are never made.
-    let Err(Malformed::Bomb(limit)) = read(&bomb) else {
-        panic!("not refused as a bomb")
-    };
-    assert!(
-        limit < bomb.len() * RATIO_LIMIT && limit < INFLATED_LIMIT,
-        "{limit}"
-    );
+    assert_eq!(read(&bomb), Err(Malformed::Bomb(INFLATED_LIMIT)));
+    // Shorter ones are refused by their ratio.
+    for (length, limit) in [(1_000_000, RATIO_FREE), (2_000_000, 100 * RATIO_LIMIT)] {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&vec![0; length]).unwrap();
+        let Err(Malformed::Bomb(refused_at)) = inflate(encoder.finish().unwrap().into()) else {
+            panic!("not refused as a bomb")
+        };
+        assert!(
+            limit <= refused_at && refused_at < length / 4,
+            "{refused_at}"
+        );
+    }
+}
+
+#[test]
+fn a_false_promise_of_length_changes_nothing() {
+    let text = vec![b'x'; RATIO_FREE];
+    let true_one = gzip(&text);
+    // The length stands in the last four bytes of the format, so a false one is damage. What
+    // follows the end is passed over, and then the last bytes promise anything.
+    for tail in [[0; 4], [1, 0, 0, 0], [0xff; 4], 40_000_u32.to_le_bytes()] {
+        let mut payload = true_one.to_vec();
+        payload.extend(tail);
+        assert_eq!(inflate(payload.into()).unwrap(), text, "{tail:?}");
+        let mut payload = true_one.to_vec();
+        payload.truncate(true_one.len() - 4);
+        payload.extend(tail);
+        assert!(matches!(
+            inflate(payload.into()),
+            Err(Malformed::Inflate(_))
+        ));
+    }
 }
 
 #[test]
@@ -165,6 +191,51 @@ fn too_many_messages_are_refused_before_they_are_made() {
         read(&headers).unwrap_err(),
         Malformed::Fields("the push frame")
     );
+}
+
+#[test]
+fn a_frame_may_be_as_long_as_the_limit_and_no_longer() {
+    let long = vec![0x3a; SIZE_LIMIT + 1];
+    assert_eq!(read(&long.into()), Err(Malformed::Size(SIZE_LIMIT + 1)));
+    let mut payload = vec![0x12]; // a cursor of some length
+    prost::encoding::encode_varint(SIZE_LIMIT as u64 - 100, &mut payload);
+    payload.resize(SIZE_LIMIT - 50, b'x');
+    let frame = msg_frame(&payload[..payload.len() - 46]);
+    assert!(frame.len() <= SIZE_LIMIT, "{}", frame.len());
+    assert_eq!(read(&frame).unwrap().messages, []);
+}
+
+#[test]
+fn messages_behind_a_group_are_counted_too() {
+    // The decoder skips an unknown group and reads on.
+    let mut payload = vec![0x7b, 0x7c];
+    payload.extend([0x0a, 0x00].repeat(MESSAGES_LIMIT + 1));
+    assert_eq!(read(&msg_frame(&payload)), Err(Malformed::Messages));
+}
+
+#[test]
+fn a_message_longer_than_any_costs_none_of_the_others() {
+    let message = |method: &str, length: usize| BaseMessage {
+        method: method.to_owned(),
+        payload: vec![1; length].into(),
+        ..BaseMessage::default()
+    };
+    let messages = [
+        message("A", MESSAGE_LIMIT),
+        message("A", MESSAGE_LIMIT + 1),
+        message(&"A".repeat(METHOD_LIMIT), 1),
+        message(&"A".repeat(METHOD_LIMIT + 1), 1),
+    ];
+    let result = FetchResult {
+        messages: messages
+            .iter()
+            .map(|message| message.encode_to_vec().into())
+            .collect(),
+        ..FetchResult::default()
+    };
+    let read = super::messages(&result);
+    let fine: Vec<bool> = read.iter().map(Result::is_ok).collect();
+    assert_eq!(fine, [true, false, true, false]);
 }
 
 #[test]

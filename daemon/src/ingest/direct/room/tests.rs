@@ -226,11 +226,16 @@ async fn look(answers: &[(&'static str, u16, String)]) -> (Result<Sighting, Erro
     });
     let device = Arc::new(Device::new());
     let http = http::web_client(&device, None).unwrap();
+    let host = Host {
+        url: base,
+        budget: Budget::new("test", 6_000, 100),
+    };
     let lookout = Lookout {
+        urgency: Urgency::Poll,
         http: &http,
         device: &device,
-        web: &base,
-        webcast: &base,
+        web: &host,
+        webcast: &host,
     };
     let sighting = lookout.look("alice").await;
     server.abort();

@@ -1,4 +1,4 @@
-//! The status table of the protocol sheet, row by row, and the budget.
+//! The status table of the protocol sheet, row by row, and the key.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -142,8 +142,9 @@ fn a_repeated_key_is_struck_out() {
     let signer = Signer {
         http: http::sign_client(None).unwrap(),
         base: "https://sign.example".parse().unwrap(),
+        path: SignPath::Connect,
         key: Some(SecretString::from("hunter2")),
-        budget: Budget::new(1),
+        budget: Arc::new(Budget::new("euler", 1, 1)),
     };
     let error = refused(401, &[], r#"{"message":"key hunter2 is unknown"}"#);
     let text = signer.without_key(error).to_string();
@@ -151,43 +152,4 @@ fn a_repeated_key_is_struck_out() {
         text.contains("key … is unknown") && !text.contains("hunter2"),
         "{text}"
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_budget_spreads_requests_over_the_minute() {
-    let budget = Budget::new(6);
-    let begun = Instant::now();
-    for _ in 0..6 {
-        budget.take().await;
-    }
-    assert_eq!(begun.elapsed().as_secs(), 0, "a minute's worth at once");
-    for request in 1..=4_u64 {
-        budget.take().await;
-        assert_eq!(begun.elapsed().as_secs(), request * 10);
-    }
-    tokio::time::sleep(Duration::from_mins(10)).await;
-    let later = Instant::now();
-    for _ in 0..7 {
-        budget.take().await;
-    }
-    assert_eq!(
-        later.elapsed().as_secs(),
-        10,
-        "idle time is not saved up beyond a minute"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_limit_holds_back_everybody_also_those_who_wait_already() {
-    let budget = Arc::new(Budget::new(1));
-    budget.take().await;
-    let begun = Instant::now();
-    let waiting = tokio::spawn({
-        let budget = budget.clone();
-        async move { budget.take().await }
-    });
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    budget.hold(Duration::from_secs(100));
-    waiting.await.unwrap();
-    assert_eq!(begun.elapsed().as_secs(), 101);
 }

@@ -1,62 +1,23 @@
 //! The life of a connection against a scripted server.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::SinkExt as _;
 use prost::Message as _;
-use shared::raw::{Envelope, RawData};
+use shared::raw::RawData;
 use tokio::io::DuplexStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::*;
-use crate::bus::{self, Memory, Published, RoomBatch};
-use crate::ingest::direct::dial::{FRAME_LIMIT, limits};
-use crate::ingest::outbox::{Outbox, Sink};
-use crate::ingest::spool::Spool;
-use crate::ingest::spool::log::Limits;
+use crate::ingest::outbox::Outbox;
+use crate::ingest::socket::tape::Tape;
+use crate::ingest::socket::{CLOSE_TIMEOUT, DEAD_LETTERS, FRAME_LIMIT, limits};
 use crate::proto::frames::{BaseMessage, EnterRoom, FetchResult, Heartbeat, PushFrame};
 use crate::proto::webcast::ControlMessage;
 
 const ROOM: i64 = 7_301_234_567_890_123_456;
-
-/// Redis that can be away, with what it got.
-#[derive(Clone)]
-struct Tape {
-    away: watch::Receiver<bool>,
-    envelopes: watch::Sender<Vec<Envelope>>,
-    letters: watch::Sender<Vec<DeadLetter>>,
-}
-
-impl Sink for Tape {
-    fn token(&self, _: &str) -> Option<u64> {
-        Some(1)
-    }
-
-    async fn publish(&self, batches: &[RoomBatch<'_>]) -> Result<Published, bus::Error> {
-        if *self.away.borrow() {
-            return Err(bus::Error::Address);
-        }
-        self.envelopes.send_modify(|all| {
-            all.extend(
-                batches
-                    .iter()
-                    .flat_map(|batch| batch.envelopes.iter().copied().cloned()),
-            );
-        });
-        Ok(Published::default())
-    }
-
-    async fn claim(&self, _: &str) -> Result<Option<Memory>, bus::Error> {
-        Ok(None)
-    }
-
-    async fn release(&self, _: &str) {}
-
-    fn lose(&self, _: &str) {}
-
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), bus::Error> {
-        self.letters.send_modify(|all| all.push(letter.clone()));
-        Ok(())
-    }
-}
 
 /// A connection whose server is the test.
 struct Stage {
@@ -74,13 +35,7 @@ impl Stage {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(limits())).await;
         let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        let (redis_away, away) = watch::channel(false);
-        let tape = Tape {
-            away,
-            envelopes: watch::Sender::default(),
-            letters: watch::Sender::default(),
-        };
-        let outbox = Outbox::new(tape.clone(), Spool::memory(Limits::default()));
+        let (tape, outbox, redis_away) = Tape::new();
         let (outlet, stop) = (outbox.outlet(), CancellationToken::new());
         let told = stop.clone();
         let client = tokio::spawn(async move {

@@ -1,0 +1,154 @@
+//! Known loss: what was given a sequence number and is not among the events.
+//!
+//! In: `ControlEvent.GAP` events that were really inserted, by which ingest tells what it had to
+//! drop. Out: rows of `gaps`, in the same transaction. A row is named by its room, its range and
+//! its reason, so what is told again changes nothing.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use shared::identity::MAX_SEQ_NO;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Error, Transaction};
+use uuid::Uuid;
+
+use super::row::Row;
+
+/// A reason is a category; a longer text is cut to this many characters.
+const REASON_CHARS: usize = 64;
+
+/// What the payload of a `ControlEvent.GAP` says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Gap {
+    /// The first lost number.
+    pub(super) from: i64,
+    /// The last one.
+    pub(super) to: i64,
+    /// Why, such as `spool_full`.
+    pub(super) reason: String,
+    /// How many of the range are lost.
+    pub(super) lost: i64,
+}
+
+/// As ingest writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    from_seq: u64,
+    to_seq: u64,
+    reason: String,
+    /// All of the range when it does not say.
+    count: Option<u64>,
+}
+
+impl Gap {
+    /// Reads the raw data of a gap event.
+    pub(super) fn read(raw: &[u8]) -> Result<Self, serde_json::Error> {
+        let wrong = <serde_json::Error as serde::de::Error>::custom;
+        let told: Told = serde_json::from_slice(raw)?;
+        if told.from_seq > told.to_seq || told.to_seq > MAX_SEQ_NO {
+            return Err(wrong("fromSeq..toSeq is no range of sequence numbers"));
+        }
+        if told.reason.is_empty() || told.reason.contains('\0') {
+            return Err(wrong("reason is no text"));
+        }
+        let range = told.to_seq - told.from_seq + 1;
+        let lost = told.count.unwrap_or(range).clamp(1, range);
+        // All below 2^53.
+        let number = |value: u64| i64::try_from(value).map_err(serde::de::Error::custom);
+        Ok(Self {
+            from: number(told.from_seq)?,
+            to: number(told.to_seq)?,
+            reason: told.reason.chars().take(REASON_CHARS).collect(),
+            lost: number(lost)?,
+        })
+    }
+}
+
+/// What the new rows of a batch tell, by room, range and reason.
+#[derive(Default)]
+pub(super) struct Gaps<'a>(BTreeMap<(&'a str, i64, i64, &'a str), (i64, Uuid)>);
+
+impl<'a> Gaps<'a> {
+    /// Takes note of a new row.
+    pub(super) fn note(&mut self, row: &'a Row<'a>) {
+        if let Some(gap) = &row.gap {
+            tracing::warn!(
+                stream_id = %row.stream_id, session_id = %row.session_id, reason = %gap.reason,
+                from_seq_no = gap.from, to_seq_no = gap.to, events = gap.lost,
+                "ingest lost events"
+            );
+            self.0.insert(
+                (&row.stream_id, gap.from, gap.to, &gap.reason),
+                (gap.lost, row.session_id),
+            );
+        }
+    }
+
+    /// Writes it, in the order of the key.
+    pub(super) async fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let streams: Vec<&str> = self.0.keys().map(|key| key.0).collect();
+        let from: Vec<i64> = self.0.keys().map(|key| key.1).collect();
+        let to: Vec<i64> = self.0.keys().map(|key| key.2).collect();
+        let reasons: Vec<&str> = self.0.keys().map(|key| key.3).collect();
+        let lost: Vec<i64> = self.0.values().map(|value| value.0).collect();
+        let sessions: Vec<Uuid> = self.0.values().map(|value| value.1).collect();
+        let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
+            (&streams, Type::TEXT_ARRAY),
+            (&from, Type::INT8_ARRAY),
+            (&to, Type::INT8_ARRAY),
+            (&reasons, Type::TEXT_ARRAY),
+            (&lost, Type::INT8_ARRAY),
+            (&sessions, Type::UUID_ARRAY),
+        ];
+        transaction
+            .execute_typed(
+                "INSERT INTO gaps (stream_id, from_seq_no, to_seq_no, reason, lost, session_id)
+                 SELECT * FROM unnest($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (stream_id, from_seq_no, to_seq_no, reason) DO NOTHING",
+                &parameters,
+            )
+            .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_read() {
+        let gap = Gap::read(br#"{"fromSeq":5,"toSeq":9,"reason":"spool_full","count":3}"#).unwrap();
+        assert_eq!(
+            gap,
+            Gap {
+                from: 5,
+                to: 9,
+                reason: "spool_full".into(),
+                lost: 3
+            }
+        );
+        let all = Gap::read(br#"{"fromSeq":5,"toSeq":9,"reason":"x"}"#).unwrap();
+        assert_eq!(all.lost, 5);
+        let absurd = Gap::read(br#"{"fromSeq":5,"toSeq":9,"reason":"x","count":99}"#).unwrap();
+        assert_eq!(absurd.lost, 5, "no more than the range");
+    }
+
+    #[test]
+    fn what_is_no_range_is_refused() {
+        for bad in [
+            r#"{"fromSeq":9,"toSeq":5,"reason":"x"}"#,
+            r#"{"fromSeq":1,"toSeq":9007199254740992,"reason":"x"}"#,
+            r#"{"fromSeq":-1,"toSeq":5,"reason":"x"}"#,
+            r#"{"fromSeq":1,"toSeq":5,"reason":""}"#,
+            r#"{"fromSeq":1,"toSeq":5}"#,
+            "{}",
+        ] {
+            assert!(Gap::read(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}
