@@ -311,7 +311,7 @@ async fn what_was_lost_unnoticed_is_found() {
                 assert_eq!(
                     tail,
                     json!([[room.session, first + 10, first + 1609, null]])
-                )
+                );
             })
         })
         .await;
