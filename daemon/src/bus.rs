@@ -59,7 +59,7 @@ use shared::time::Timestamp;
 
 pub use self::consumer::{Consumer, Entry};
 pub use self::control::Tracked;
-pub use self::hop::{Batch, Hop, Hopped, Outcome, Role, State};
+pub use self::hop::{Batch, Hop, Hopped, Outcome, ROLE_LEASE, ROLE_RENEW, Role, State};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};
 
 /// No command takes longer than this, but for the time a read is told to wait.

@@ -25,7 +25,7 @@ pub(crate) struct Product {
     /// By subcommand.
     running: Vec<(&'static str, Daemon)>,
     shards: u32,
-    pub(crate) spool: TemporaryFolder,
+    _spool: TemporaryFolder,
 }
 
 pub(crate) fn fixtures() -> PathBuf {
@@ -105,7 +105,7 @@ impl Product {
             settings,
             running: Vec::new(),
             shards,
-            spool,
+            _spool: spool,
         }
     }
 

@@ -126,6 +126,21 @@ impl Stores {
         }
     }
 
+    /// From now on Redis wants this password, and its address holds it.
+    pub(crate) async fn guard_redis(&mut self, password: &str) {
+        let mut redis = self.redis().await.expect("Redis answers");
+        let set: redis::RedisResult<()> = redis::cmd("CONFIG")
+            .arg("SET")
+            .arg("requirepass")
+            .arg(password)
+            .query_async(&mut redis)
+            .await;
+        set.expect("a password");
+        let mut url = Url::parse(&self.redis_url).expect("an address");
+        url.set_password(Some(password)).expect("a host");
+        self.redis_url = url.into();
+    }
+
     pub(crate) fn redis_url(&self) -> &str {
         &self.redis_url
     }

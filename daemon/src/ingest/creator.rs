@@ -743,3 +743,6 @@ impl Drop for Open {
 fn now() -> Timestamp {
     Clock::now().into()
 }
+
+#[cfg(test)]
+mod tests;

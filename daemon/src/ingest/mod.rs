@@ -15,6 +15,7 @@
 //! are read on, and messages wait in the spool.
 
 mod budget;
+mod catalogue;
 mod choice;
 mod command;
 mod creator;
@@ -82,6 +83,7 @@ pub fn warning() -> Option<&'static str> {
 ///
 /// Needs a process-wide TLS provider (`rustls`) to be installed.
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
+    let fetches_gifts = options.gift_catalogue == Switch::On;
     let settings = options.check()?;
     announce(&settings);
     let Settings {
@@ -94,6 +96,12 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         spool,
     } = settings;
     let spool = Spool::open(&spool)?;
+    let gifts = if fetches_gifts {
+        let http = direct::client(&upstream).map_err(Error::Client)?;
+        Some((http, upstream.sign.clone(), upstream.key.clone()))
+    } else {
+        None
+    };
     // A minute's worth at once: who starts with many live rooms reads them at once.
     let account = Arc::new(Budget::new(
         "euler",
@@ -118,6 +126,9 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     };
     let outbox = Outbox::new(raw, spool);
     let board = Board::default();
+    if let Some((http, base, key)) = gifts {
+        tokio::spawn(catalogue::keep(http, base, key, bus.clone(), stop.clone()));
+    }
     let after = CancellationToken::new();
     let leases_task = {
         let (leases, after) = (leases.clone(), after.clone());

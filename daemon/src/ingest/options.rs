@@ -71,6 +71,10 @@ pub struct Options {
     /// Requests to Euler Stream per minute (signing, and opening its sockets), over all rooms
     #[arg(long, env = "SIGN_REQUESTS_PER_MINUTE", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=6000))]
     pub sign_requests_per_minute: u32,
+    /// Whether to fetch the list of gifts from the sign server once a day, for messages that do not
+    /// say what a gift is: on or off
+    #[arg(long, env = "GIFT_CATALOGUE", default_value = "on")]
+    pub gift_catalogue: Switch,
     /// Requests to each of TikTok's hosts per minute, over all creators
     #[arg(long, env = "TIKTOK_REQUESTS_PER_MINUTE", default_value = "240", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub tiktok_requests_per_minute: u32,

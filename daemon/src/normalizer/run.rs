@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Checked, Known, Normalizer, Reason, Rejection, SchemaError, limits};
 use crate::bus::{
-    self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, Hopped, LEASE, Outcome, Owner, RENEW, Role,
+    self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, Hopped, Outcome, Owner, ROLE_LEASE,
+    ROLE_RENEW, Role,
 };
 use crate::metrics::{
     NORMALIZER_ACTIVE, NORMALIZER_EVENTS, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_REJECTED,
@@ -240,7 +241,7 @@ impl Shard {
     async fn read(&mut self, stop: &CancellationToken) -> Result<Vec<Entry>, Left> {
         let mut delays = delays();
         loop {
-            if self.lease.renewed.elapsed() > LEASE {
+            if self.lease.renewed.elapsed() > ROLE_LEASE {
                 return Err(Left::Lost); // as after an outage, or a sleep of the machine
             }
             let read = tokio::select! {
@@ -467,7 +468,7 @@ impl Lease {
     /// Takes or renews it; `false`: another process has it.
     async fn take(&mut self) -> Result<bool, bus::Error> {
         let began = Instant::now();
-        let ours = self.bus.hold(self.role, self.owner, LEASE).await?;
+        let ours = self.bus.hold(self.role, self.owner, ROLE_LEASE).await?;
         if ours {
             self.renewed = began;
         }
@@ -476,11 +477,11 @@ impl Lease {
 
     /// Renews it in time, until it is lost. While Redis is away nobody else can have it.
     async fn lost(&mut self) {
-        let mut due = self.renewed + RENEW;
+        let mut due = self.renewed + ROLE_RENEW;
         loop {
             sleep_until(due).await;
             match self.take().await {
-                Ok(true) => due = self.renewed + RENEW,
+                Ok(true) => due = self.renewed + ROLE_RENEW,
                 Ok(false) => return,
                 Err(error) => {
                     tracing::debug!(stage = STAGE, %error, "cannot renew the lease");

@@ -33,6 +33,11 @@ use super::session::Session;
 use super::socket::Dialer;
 use crate::proto::frames::FetchResult;
 
+/// A client for requests to the sign server, by the proxy if there is one.
+pub(super) fn client(upstream: &Upstream) -> Result<Client, String> {
+    http::sign_client(upstream.proxy.as_ref())
+}
+
 /// What all creators share: hosts with their budgets, settings, certificates.
 pub(super) struct Shared {
     web: Host,

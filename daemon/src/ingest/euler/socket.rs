@@ -45,7 +45,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(5);
 const EARLY_BYTES: usize = 4 * 1024 * 1024;
 const EARLY_FRAMES: usize = 1_000;
 /// Euler closes a socket after 8 h (4555). We go before, each socket at a moment of its own.
-const LIFETIME: Duration = Duration::from_secs(7 * 3600 + 1800);
+const LIFETIME: Duration = Duration::from_mins(7 * 60 + 30);
 const LIFETIME_JITTER: Duration = Duration::from_mins(20);
 /// TikTok sends recent messages again at the beginning of a connection: so long.
 const HISTORY_WINDOW: Duration = Duration::from_mins(1);
@@ -347,9 +347,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         parcel: &mut Parcel,
     ) -> Option<String> {
         match item.kind.as_str() {
-            "workerInfo" | "tiktok.connect" => {}
-            // The bytes of messages that come as JSON, too; not asked for.
-            "tiktok.rawBytes" => {}
+            // The last one repeats, unasked, as bytes what comes as JSON, too.
+            "workerInfo" | "tiktok.connect" | "tiktok.rawBytes" => {}
             "tiktok.disconnect" => {
                 let reason = item.data.get("reason").and_then(Value::as_str);
                 self.last_words = reason.map(tame);
