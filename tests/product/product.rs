@@ -25,7 +25,7 @@ pub(crate) struct Product {
     /// By subcommand.
     running: Vec<(&'static str, Daemon)>,
     shards: u32,
-    _spool: TemporaryFolder,
+    pub(crate) spool: TemporaryFolder,
 }
 
 pub(crate) fn fixtures() -> PathBuf {
@@ -105,7 +105,7 @@ impl Product {
             settings,
             running: Vec::new(),
             shards,
-            _spool: spool,
+            spool,
         }
     }
 
