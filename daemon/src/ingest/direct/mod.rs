@@ -82,7 +82,7 @@ impl Direct {
     /// A visitor whom TikTok has never seen.
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, String> {
         let device = Arc::new(Device::new());
-        let http = http::web_client(&device, shared.dialer.proxy.as_ref())?;
+        let http = http::web_client(&device, &shared.dialer)?;
         Ok(Self {
             shared,
             device,

@@ -225,7 +225,11 @@ async fn look(answers: &[(&'static str, u16, String)]) -> (Result<Sighting, Erro
         }
     });
     let device = Arc::new(Device::new());
-    let http = http::web_client(&device, None).unwrap();
+    let dialer = Dialer {
+        proxy: None,
+        tls: Arc::new(rustls::ClientConfig::with_platform_verifier().unwrap()),
+    };
+    let http = http::web_client(&device, &dialer).unwrap();
     let host = Host {
         url: base,
         budget: Budget::new("test", 6_000, 100),
