@@ -44,6 +44,9 @@ pub(crate) struct Settings {
     /// What made-up events are made of
     #[arg(long, env = "BENCH_SEED", default_value_t = 1)]
     seed: u64,
+    /// Where the daemons' spools are made
+    #[arg(long, env = "SPOOL_DIR")]
+    spool_dir: PathBuf,
     #[command(flatten)]
     common: Common,
 }

@@ -4,7 +4,7 @@
 //! the system counts them. It is killed when dropped.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -13,6 +13,8 @@ use anyhow::{Context, ensure};
 use tokio::process::{Child, Command};
 use upstream::Upstream;
 
+use super::Settings;
+
 /// No step takes longer than this.
 pub(super) const PATIENCE: Duration = Duration::from_mins(3);
 const POLL: Duration = Duration::from_millis(50);
@@ -20,17 +22,36 @@ const POLL: Duration = Duration::from_millis(50);
 pub(super) struct Daemon {
     child: Child,
     id: u32,
+    _spool: Option<Spool>,
+}
+
+/// A spool's folder of its own for each daemon: Redis is emptied between them, and a spool would
+/// publish again what Redis has lost.
+struct Spool(PathBuf);
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // What is left of it goes with the folder that holds it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Daemon {
     /// Starts `ttlc ingest` for these creators.
     pub(super) fn start(
+        settings: &Settings,
         program: &Path,
-        redis_url: &str,
         upstream: &Upstream,
         creators: &[String],
         spool: bool,
     ) -> anyhow::Result<Self> {
+        let spool = spool.then(|| {
+            Spool(
+                settings
+                    .spool_dir
+                    .join(upstream.base_url().replace([':', '/'], "")),
+            )
+        });
         let base = upstream.base_url();
         let mut command = Command::new(program);
         command
@@ -39,7 +60,7 @@ impl Daemon {
             .env("TIKTOK_WEB_URL", &base)
             .env("TIKTOK_WEBCAST_URL", &base)
             .env("EULER_API_URL", &base)
-            .env("REDIS_URL", redis_url)
+            .env("REDIS_URL", &settings.common.redis_url)
             // What TikTok and the sign server allow is not what is measured.
             .env("TIKTOK_REQUESTS_PER_MINUTE", "60000")
             .env("SIGN_REQUESTS_PER_MINUTE", "6000")
@@ -47,14 +68,19 @@ impl Daemon {
             .env("LOG_LEVEL", "warn")
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        if !spool {
-            command.env("SPOOL_DIR", "off");
-        }
+        match &spool {
+            Some(Spool(folder)) => command.env("SPOOL_DIR", folder),
+            None => command.env("SPOOL_DIR", "off"),
+        };
         let child = command
             .spawn()
             .with_context(|| format!("can't start {}", program.display()))?;
         let id = child.id().context("it has ended already")?;
-        Ok(Self { child, id })
+        Ok(Self {
+            child,
+            id,
+            _spool: spool,
+        })
     }
 
     /// Resident memory in KiB.

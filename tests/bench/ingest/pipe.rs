@@ -64,13 +64,7 @@ async fn run(
     script.record = Record::Ids;
     let upstream = Upstream::start(script).await?;
     let creators = [ROOM.to_owned()];
-    let daemon = Daemon::start(
-        program,
-        &settings.common.redis_url,
-        &upstream,
-        &creators,
-        spool,
-    )?;
+    let daemon = Daemon::start(settings, program, &upstream, &creators, spool)?;
     let at_end = until("all messages in Redis", async || {
         // And our own CONNECTED.
         let there = redis.length().await? > count;

@@ -127,8 +127,7 @@ async fn point(
         .collect();
     let upstream = Upstream::start(script).await?;
     let begun = Instant::now();
-    let redis_url = &settings.common.redis_url;
-    let daemon = Daemon::start(program, redis_url, &upstream, &creators, true)?;
+    let daemon = Daemon::start(settings, program, &upstream, &creators, true)?;
     until("all rooms to be entered", async || {
         Ok((upstream.counts().enters >= u64::from(rooms)).then_some(()))
     })

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use rustls_platform_verifier::ConfigVerifierExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::ingest::socket::Dialer;
 
 const ROOM: &str = "7301234567890123456";
 
