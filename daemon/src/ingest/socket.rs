@@ -37,7 +37,7 @@ pub(super) const FRAME_LIMIT: usize = 1024 * 1024;
 /// What a connection is read with, in bytes: the library allocates so much for each and fills it
 /// with zeros at every read; a longer frame gets room for itself. Its own 128 KiB would be most of
 /// what an idle room costs.
-const READ_BUFFER: usize = 8 * 1024;
+const READ_BUFFER: usize = 4 * 1024;
 /// From the name to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A peer that takes longer to accept a few bytes is gone.

@@ -21,6 +21,8 @@ use crate::ingest::socket::Dialer;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Servers whose TLS sessions a visitor can resume; TikTok's web and webcast hosts, and a spare.
 const HOSTS: usize = 4;
+/// Connections kept open to a host after their use.
+const IDLE: usize = 2;
 /// More hops than any honest page needs.
 const REDIRECTS: usize = 5;
 
@@ -55,7 +57,11 @@ pub(super) fn sign_client(proxy: Option<&Proxy>) -> Result<Client, String> {
 
 fn build(builder: ClientBuilder, proxy: Option<&Proxy>) -> Result<Client, String> {
     // `no_proxy`: only our own setting counts, or HTTP would take another way than WebSockets.
-    let mut builder = builder.timeout(TIMEOUT).connect_timeout(TIMEOUT).no_proxy();
+    let mut builder = builder
+        .timeout(TIMEOUT)
+        .connect_timeout(TIMEOUT)
+        .pool_max_idle_per_host(IDLE)
+        .no_proxy();
     if let Some(proxy) = proxy {
         builder = builder.proxy(proxy.for_http().map_err(|error| describe(&error))?);
     }
