@@ -34,7 +34,7 @@ const CAPTURES: [&str; 5] = ["room-a", "room-b", "room-c", "room-d", "mixed"];
 /// What the decoder in Node says, messages a second.
 #[derive(Deserialize)]
 struct Node {
-    node: String,
+    version: String,
     messages: usize,
     /// To objects.
     objects: f64,
@@ -85,7 +85,7 @@ pub(super) fn measure(settings: &Settings, table: &mut Table) -> anyhow::Result<
         );
         if let Some(node) = &node {
             table.add(
-                format!("  to {} here, now, our schema", node.node),
+                format!("  to Node {} here, now, our schema", node.version),
                 format!(
                     "{:.2} × its {:.0}/s to JSON, {:.2} × its {:.0}/s to objects",
                     rate / node.json,

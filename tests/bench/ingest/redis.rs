@@ -2,7 +2,7 @@
 //!
 //! In: the stream `ttlc:raw`. Out: how long it is, and which of TikTok's messages are in it.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use anyhow::Context;
 use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
@@ -47,7 +47,7 @@ impl Redis {
     /// Counts what is there.
     pub(super) async fn published(&mut self) -> anyhow::Result<Published> {
         let mut published = Published::default();
-        let mut seen: HashMap<(String, String), ()> = HashMap::new();
+        let mut seen: HashSet<(String, String)> = HashSet::new();
         let mut from = "-".to_owned();
         loop {
             let page: StreamRangeReply = self
@@ -61,7 +61,7 @@ impl Redis {
                     continue;
                 }
                 published.messages += 1;
-                if seen.insert((text("streamId"), text("msgId")), ()).is_some() {
+                if !seen.insert((text("streamId"), text("msgId"))) {
                     published.repeats += 1;
                 }
             }

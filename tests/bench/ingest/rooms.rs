@@ -58,12 +58,11 @@ pub(super) async fn measure(settings: &Settings, table: &mut Table) -> anyhow::R
             &format!("under {AIM_IDLE} KiB"),
             cost < AIM_IDLE,
         );
-        busy.insert(0, idle.remove(0));
         table.add(
             format!("memory of a busy room{mark}"),
             format!(
                 "{:.1} KiB at {} events/s",
-                slope(&busy)?,
+                slope(idle.iter().take(1).chain(&busy))?,
                 settings.room_rate
             ),
         );
@@ -89,7 +88,7 @@ impl std::fmt::Display for Point {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{:.1} MiB, {:.1} % of a core",
+            "{:6.1} MiB, {:.1} % of a core",
             f64::from(u32::try_from(self.resident).unwrap_or(u32::MAX)) / 1024.0,
             self.processor * 100.0
         )?;
@@ -137,13 +136,14 @@ async fn point(
         WINDOW
     } else {
         // Until shortly before the first rooms end.
-        let left = Duration::from_secs(u64::from(settings.room_seconds)).saturating_sub(entered_in);
+        let spent = entered_in + SETTLE + Duration::from_secs(1);
+        let left = Duration::from_secs(u64::from(settings.room_seconds)).saturating_sub(spent);
         ensure!(
-            left > SETTLE + Duration::from_secs(5),
+            left > Duration::from_secs(3),
             "entering {rooms} rooms took {} s: set BENCH_ROOM_SECONDS higher",
             entered_in.as_secs()
         );
-        left - SETTLE - Duration::from_secs(1)
+        left
     };
     sleep(SETTLE).await;
     let (used, from) = (daemon.processor()?, Instant::now());
@@ -206,9 +206,9 @@ async fn everything_published(
 }
 
 /// KiB per room: the slope of the line that fits the points best (least squares).
-fn slope(points: &[Point]) -> anyhow::Result<f64> {
+fn slope<'a>(points: impl IntoIterator<Item = &'a Point>) -> anyhow::Result<f64> {
     let points = points
-        .iter()
+        .into_iter()
         .map(|point| Ok((f64::from(point.rooms), float(point.resident)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let count = float(points.len() as u64)?;

@@ -60,5 +60,5 @@ function messagesPerSecond(work) {
 const objects = messagesPerSecond(decode);
 const json = messagesPerSecond(decodeToJson);
 console.log(
-  JSON.stringify({ node: process.version, messages: messages.length, objects, json, kept }),
+  JSON.stringify({ version: process.versions.node, messages: messages.length, objects, json, kept }),
 );
