@@ -48,6 +48,7 @@ pub mod trim;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -173,11 +174,11 @@ pub struct Bus {
     client: Client,
     manager: ConnectionManager,
     names: StreamNames,
-    scripts: Scripts,
+    /// Shared: their texts are many times the rest, and every creator has a clone.
+    scripts: Arc<Scripts>,
 }
 
 /// Scripts, prepared once.
-#[derive(Clone)]
 struct Scripts {
     rooms: rooms::Scripts,
     hop: hop::Scripts,
@@ -197,11 +198,11 @@ impl Bus {
             client,
             manager,
             names,
-            scripts: Scripts {
+            scripts: Arc::new(Scripts {
                 rooms: rooms::Scripts::new(),
                 hop: hop::Scripts::new(),
                 status: Script::new(SET_STATUS),
-            },
+            }),
         })
     }
 

@@ -192,7 +192,9 @@ impl Creator {
             Urgency::Poll
         };
         let which = self.choice_for_now();
-        let Some(mut seen) = stop.or(self.sources.look(&self.name, urgency)).await else {
+        // Boxed here and below is what is large and soon over: its memory is not the room's.
+        let looking = Box::pin(self.sources.look(&self.name, urgency));
+        let Some(mut seen) = stop.or(looking).await else {
             return Outcome::Stopped;
         };
         let mut shown = None;
@@ -486,7 +488,7 @@ impl Creator {
         self.give_back().await;
         let (mut failures, mut late) = (0_u32, false);
         let lease = loop {
-            match stop.or(self.parts.leases.claim(stream_id)).await {
+            match stop.or(Box::pin(self.parts.leases.claim(stream_id))).await {
                 None => return Claimed::Stopped,
                 Some(Ok(Some(lease))) => break lease,
                 Some(Ok(None)) => {
@@ -515,7 +517,11 @@ impl Creator {
                         "cannot claim the room, trying again");
                     late = true;
                     self.sources.leave();
-                    if stop.or(self.until_redis_is_back()).await.is_none() {
+                    if stop
+                        .or(Box::pin(self.until_redis_is_back()))
+                        .await
+                        .is_none()
+                    {
                         return Claimed::Stopped;
                     }
                 }
@@ -565,7 +571,7 @@ impl Creator {
         if self.lease.take().is_some()
             && let Some(session) = &self.session
         {
-            self.parts.leases.release(session.stream_id()).await;
+            Box::pin(self.parts.leases.release(session.stream_id())).await;
         }
     }
 
