@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
 pub use self::choice::Which;
-use self::creator::Parts;
+use self::creator::{Creator, Parts};
 pub use self::direct::frames::{Frames, Taken};
 pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion};
 use self::lease::Leases;
@@ -150,7 +150,12 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         policy,
         preference,
     };
-    Roster::new(creators, parts)
+    let board = parts.board.clone();
+    let begin = move |name: &str, stop| {
+        let creator = Creator::new(name.to_owned(), parts.clone())?;
+        Ok(creator.run(stop))
+    };
+    Roster::new(creators, board, begin)
         .keep(bus, stop, CLOSE_DEADLINE)
         .await;
 
