@@ -94,7 +94,7 @@ pub struct Options {
     /// Requests to each of TikTok's hosts per minute, over all creators
     #[arg(long, env = "TIKTOK_REQUESTS_PER_MINUTE", default_value = "240", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub tiktok_requests_per_minute: u32,
-    /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
+    /// Proxy for everything sent to TikTok, the sign server and Euler's sockets: <http://host:port> or <socks5://host:port>
     #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
     pub upstream_proxy: Option<SecretString>,
     /// Where messages wait while Redis is away.
