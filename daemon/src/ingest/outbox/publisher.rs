@@ -2,9 +2,9 @@
 //!
 //! In: records of the log. Out: the same in Redis. Whatever fails here is Redis, not the record: it
 //! is tried again. A room that Redis refuses is somebody else's: its records become orphans, which
-//! are tried every two seconds and published before anything newer of their room. A room of which
-//! Redis knows less than was published has been rolled back or wiped: what the spool still has of
-//! it is published again, first. What is published twice after a crash is recognised by Redis.
+//! are tried every two seconds and published before anything newer of their room (`taken`). A room
+//! of which Redis knows less than was published has been rolled back or wiped: what the spool still
+//! has of it is published again, first (`loss`). What is published twice after a crash is recognised by Redis.
 
 mod loss;
 mod taken;
