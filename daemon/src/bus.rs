@@ -19,6 +19,7 @@
 //! | `ttlc:fence:{room}` | the last owner, and a number that rises with each new one | 30 days after the last claim |
 //! | `ttlc:seq:{room}` | the highest `seqNo` given out in the room | 30 days after the last message |
 //! | `ttlc:seen:{room}` | the latest messages of the room, by `seqNo`: what TikTok may send again | 1 hour after the last message |
+//! | `ttlc:late:{room}` | the batches of the room that a former owner published late, by their first `seqNo` | 1 hour after the last one |
 //! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |

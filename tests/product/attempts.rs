@@ -113,7 +113,7 @@ async fn attempts_come_later_each_time_until_messages_come_or_it_is_enough() {
     for (pair, seconds) in signs.windows(2).zip([1.0, 2.0, 4.0]) {
         near(pair[0], pair[1], seconds);
     }
-    let last = "giving up until restarted, or tracked again";
+    let last = "giving up until restarted, or untracked and tracked again";
     for name in ["unsigned", "refused"] {
         let records = said(&product.log, last, name);
         assert_eq!(records.len(), 1, "{name}: {records:?}");

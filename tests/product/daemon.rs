@@ -140,6 +140,8 @@ fn start(settings: &[(String, String)], log: &Log, subcommand: &str) -> anyhow::
     // Nothing from the developer's own environment may change a test.
     command
         .env_clear()
+        // Unless the settings say so: no user's folder is ours.
+        .env("SPOOL_DIR", "off")
         .envs(settings.iter().cloned())
         .arg(subcommand);
     let sink = log.clone();

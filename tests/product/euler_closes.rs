@@ -76,7 +76,7 @@ async fn each_close_code_is_answered_as_the_fact_sheet_says() {
             status["retryAt"].is_null() && status["attempt"] == 1,
             "{status}"
         );
-        let last = "giving up until restarted, or tracked again";
+        let last = "giving up until restarted, or untracked and tracked again";
         assert_eq!(said(&product.log, last, name).len(), 1, "{name}");
     }
     for (name, code, _) in FOR_GOOD {

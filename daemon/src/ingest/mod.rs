@@ -7,8 +7,10 @@
 //! In the order of the data: `options` says whom to follow, `command` and `tracked` change that
 //! while the daemon runs, `creator` is one task for each, `provider` is the seam behind which rooms
 //! are read and `choice` says by whom, `direct` speaks TikTok's protocol and `euler` Euler Stream's,
-//! `session` numbers the messages, `spool` brings them to the disk and `outbox` to Redis; `budget`,
-//! `failure`, `lease`, `reconnect` and `status` beside.
+//! `session` numbers the messages, `spool` brings them to the disk and `outbox` to Redis. Beside:
+//! `lease` (whose a room is), `status` (what the API shows), `budget`, `failure` and `reconnect` (how
+//! often upstream is asked), `socket` (what both providers do with one), `catalogue` (the list of
+//! gifts, for the normalizer).
 //!
 //! On a crash the messages of the last 100 ms are lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
@@ -41,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
 pub use self::choice::Which;
-use self::creator::Parts;
+use self::creator::{Creator, Parts};
 pub use self::direct::frames::{Frames, Taken};
 pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion};
 use self::lease::Leases;
@@ -150,7 +152,12 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         policy,
         preference,
     };
-    Roster::new(creators, parts)
+    let board = parts.board.clone();
+    let begin = move |name: &str, stop| {
+        let creator = Creator::new(name.to_owned(), parts.clone())?;
+        Ok(creator.run(stop))
+    };
+    Roster::new(creators, board, begin)
         .keep(bus, stop, CLOSE_DEADLINE)
         .await;
 

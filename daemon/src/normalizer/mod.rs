@@ -2,7 +2,8 @@
 //!
 //! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each,
 //! to `ttlc:events`, or a dead letter; and the ends of gift streaks that never came. In the order of
-//! reading: [`run`] is the stage (Redis, time, retries, who normalizes); [`Normalizer`] is the rest
+//! reading: [`run`] is the stage (Redis, time, retries), `lease` says who normalizes, `entry` what is
+//! published in a message's place; [`Normalizer`] is the rest
 //! without it; [`normalize`] is the table of types and is pure; `memory`, `streaks` and `catalogue`
 //! are what is known from the messages before; [`Contract`] checks the result against the published
 //! schema. Below these: `decode` (bytes to messages; `json` makes these
@@ -17,8 +18,10 @@ mod battle;
 mod catalogue;
 mod decode;
 mod decoded;
+mod entry;
 mod gift;
 mod json;
+mod lease;
 mod lifecycle;
 mod limits;
 mod lines;
