@@ -2,10 +2,10 @@
 //!
 //! In: a name. Out: sessions in the outbox and the creator's status. Each attempt goes the whole
 //! way (look, claim, enter, follow), since a signed address is good for one connection; `claim` and
-//! `follow` are files of their own. Who is offline is
-//! looked at again politely; what fails is tried again by the reconnect policy, or when upstream
-//! says so, and [`choice`](super::choice) says by which provider. An attempt that fails once the
-//! room is known is an `ERROR` in its events; before that there is only the status and the log.
+//! `follow` are files of their own. Who is offline is looked at again politely; what fails is tried
+//! again by the reconnect policy, or when upstream says so, and [`choice`](super::choice) says by
+//! which provider. An attempt that fails once the room is known is an `ERROR` in its events; before
+//! that there is only the status and the log.
 //!
 //! A room that another daemon reads is left alone: we ask Redis every 2 s, and nobody else. Whoever
 //! loses a room stops reading it at once and says nothing more in it. A crash of this task leaves

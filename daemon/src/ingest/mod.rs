@@ -12,7 +12,7 @@
 //! often upstream is asked), `socket` (what both providers do with one), `catalogue` (the list of
 //! gifts, for the normalizer).
 //!
-//! On a crash the messages of the last 100 ms are lost (they were acknowledged on receipt, as
+//! On a crash the messages of the last 100 ms may be lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
 //! are read on, and messages wait in the spool.
 

@@ -1,8 +1,8 @@
 //! Ingest's settings: what the environment says, checked as a whole before anything connects.
 //!
 //! In: environment variables or flags. Out: [`Settings`]. A value that cannot work is refused at
-//! start, with the variable's name and the reason; secrets are never repeated in that reason, nor are
-//! addresses: people put passwords and keys into them.
+//! start, with the variable's name and the reason; secrets are never repeated in that reason, nor
+//! are addresses: people put passwords and keys into them.
 
 use std::time::Duration;
 

@@ -1,14 +1,13 @@
 //! The normalizer: what TikTok said becomes what the product means.
 //!
-//! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each,
-//! to `ttlc:events`, or a dead letter; and the ends of gift streaks that never came. In the order of
-//! reading: [`run`] is the stage (Redis, time, retries), `lease` says who normalizes, `entry` what is
-//! published in a message's place; [`Normalizer`] is the rest
-//! without it; [`normalize`] is the table of types and is pure; `memory`, `streaks` and `catalogue`
-//! are what is known from the messages before; [`Contract`] checks the result against the published
-//! schema. Below these: `decode` (bytes to messages; `json` makes these
-//! bytes of JSON), `user`, `gift`,
-//! `social`, `battle`, `lifecycle`, and `decoded` for messages without an event type.
+//! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each, to
+//! `ttlc:events`, or a dead letter; and the ends of gift streaks that never came. In the order of
+//! reading: [`run`] is the stage (Redis, time, retries), `lease` says who normalizes, `entry` what
+//! is published in a message's place; [`Normalizer`] is the rest without it; [`normalize`] is the
+//! table of types and is pure; `memory`, `streaks` and `catalogue` are what is known from the
+//! messages before; [`Contract`] checks the result against the published schema. Below these:
+//! `decode` (bytes to messages; `json` makes these bytes of JSON), `user`, `gift`, `social`,
+//! `battle`, `lifecycle`, and `decoded` for messages without an event type.
 //!
 //! Crash and redelivery: publishing, acknowledging and writing down what is remembered are one
 //! script, so whoever does it again starts from the same and comes to the same. Bad input:

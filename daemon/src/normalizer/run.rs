@@ -7,10 +7,11 @@
 //! becomes a dead letter for that. An entry that is no envelope, a message that cannot be read or
 //! an event that breaks the contract becomes a dead letter at its place in the order.
 //!
-//! Each shard has one normalizer at a time: who holds its lease. Others stand by and take over
-//! when it is given back or has lapsed, with what is written down; what the last holder has not
+//! Each shard has one normalizer at a time: who holds its lease. Others stand by and take over when
+//! it is given back or has lapsed, with what is written down; what the last holder has not
 //! published was not remembered either. One that was stopped in the middle and comes back is
-//! refused by the script. What becomes of each entry is `entry`'s business, who holds the lease `lease`'s.
+//! refused by the script. What becomes of each entry is `entry`'s business, who holds the lease
+//! `lease`'s.
 
 use std::time::Duration;
 

@@ -2,12 +2,12 @@
 //!
 //! In: an open socket. Out: the room that it shows, then the room's messages as parcels in the
 //! outbox, and an [`End`] that says why it is over. What comes before the room is known is kept and
-//! read again when somebody enters (`introduction`). Messages come as JSON, or, when asked for, as TikTok's own
-//! frames, which the direct provider's decoder reads; whichever comes is taken. Euler's own talk
-//! (`workerInfo`, `roomInfo`, `tiktok.connect`, `.disconnect`, `.rawBytes`) is about the connection
-//! and stays here; everything else goes on, known or not. What cannot be read goes to the dead
-//! letters, and the next one is read. There is no cursor and no resume: what is sent while no
-//! socket is open is lost (fact sheet §2).
+//! read again when somebody enters (`introduction`). Messages come as JSON, or, when asked for, as
+//! TikTok's own frames, which the direct provider's decoder reads; whichever comes is taken.
+//! Euler's own talk (`workerInfo`, `roomInfo`, `tiktok.connect`, `.disconnect`, `.rawBytes`) is
+//! about the connection and stays here; everything else goes on, known or not. What cannot be read
+//! goes to the dead letters, and the next one is read. There is no cursor and no resume: what is
+//! sent while no socket is open is lost (fact sheet §2).
 
 mod introduction;
 

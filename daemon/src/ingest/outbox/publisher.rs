@@ -4,7 +4,8 @@
 //! is tried again. A room that Redis refuses is somebody else's: its records become orphans, which
 //! are tried every two seconds and published before anything newer of their room (`taken`). A room
 //! of which Redis knows less than was published has been rolled back or wiped: what the spool still
-//! has of it is published again, first (`loss`). What is published twice after a crash is recognised by Redis.
+//! has of it is published again, first (`loss`). What is published twice after a crash is
+//! recognised by Redis.
 
 mod loss;
 mod taken;
@@ -376,8 +377,9 @@ impl<S: Sink> Publisher<S> {
         Ok(())
     }
 
-    // ---- rooms that were somebody else's, and a Redis that has lost something
+    // ---- every two seconds
 
+    /// Looks for what others have left, asks Redis what it still knows, and tries the rooms of others.
     async fn tick(&mut self) -> Result<(), Stopped> {
         if self.closing.is_cancelled() {
             return Ok(());

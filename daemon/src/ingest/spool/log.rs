@@ -5,11 +5,11 @@
 //!
 //! - *pending*: what is not written yet; the writer's thread takes it from there;
 //! - the *window*: what the publisher takes next. When it is full the newest records are only
-//!   pending or on the disk, and [`Log::read_back`] brings them in when the window has room (`read`).
+//!   pending or on the disk, and `read` brings them in when the window has room.
 //!
-//! Without a folder there is only the window; without a disk that works, pending records stay
-//! until they are published. Either way the places of the parcels are given back only then, so
-//! that whoever admits parcels stops when memory is full. What a full spool drops is told by `gaps`.
+//! Without a folder there is only the window; without a disk that works, pending records stay until
+//! they are published. Either way the places of the parcels are given back only then, so that
+//! whoever admits parcels stops when memory is full. What a full spool drops is told by `gaps`.
 
 mod gaps;
 mod read;
