@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -43,6 +43,10 @@ const FILES: [(&str, &str); 7] = [
     (
         "0007_add_pruning",
         include_str!("../../../migrations/0007_add_pruning.sql"),
+    ),
+    (
+        "0008_create_forward_log",
+        include_str!("../../../migrations/0008_create_forward_log.sql"),
     ),
 ];
 

@@ -1,0 +1,687 @@
+//! The forwarder of one shard: reads its stream, hands each event to the lane of its room, and
+//! acknowledges what is recorded.
+//!
+//! In: entries of `ttlc:events` (group `forwarder`, one fixed name), own unfinished ones first. Out:
+//! lanes, and what became of their events in batches to the [`Ledger`], then the acknowledgement. Who
+//! holds the lease of the shard does this alone; others stand by. Memory is bounded: past
+//! [`HELD_BYTES`], or [`HELD_EVENTS`] of a room, only the ids of entries are kept and their lane reads
+//! them again; past [`PARKED`] ids nothing more is read. Killed anywhere: what is not acknowledged comes
+//! again, and what is recorded already is then acknowledged and not sent.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use shared::raw::Source;
+use shared::streams::{GROUP_FORWARDER, StreamNames};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::lane::{self, GRACE, Item, Origin};
+use super::ledger::{Ledger, Outcome, Settled, as_entry};
+use super::{Outlet, STAGE};
+use crate::bus::{self, Bus, Consumer, DeadLetter, Entry, LEASE, Owner, RENEW, Role};
+use crate::metrics::{
+    FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_DEAD, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST,
+    FORWARD_SKIPPED, FORWARDED, REDIS_ERRORS,
+};
+use crate::storage::database::Database;
+use crate::storage::outage::Outage;
+
+/// Name inside the group: fixed, so that the next process finds what this one left unfinished.
+const CONSUMER: &str = "forwarder";
+/// Entries read at a time, and how long a read waits; also how late an acknowledgement may be.
+const READ: usize = 256;
+const READ_WAIT: Duration = Duration::from_millis(200);
+/// How often a standby asks whether the lease is free.
+const STANDBY: Duration = Duration::from_secs(1);
+/// How often losses, rooms with dead letters and gauges are looked at.
+const ROUND: Duration = Duration::from_secs(5);
+/// How much is kept in memory, over all rooms and of one.
+const HELD_BYTES: usize = 32 << 20;
+const HELD_EVENTS: usize = 256;
+/// How many ids are kept of events that are not.
+const PARKED: usize = 1_000_000;
+/// Outcomes recorded in one transaction, and lanes that may wait for theirs.
+const BATCH: usize = 256;
+/// After the stop, for recording what lanes have finished, and for acknowledging it.
+const LAST_RECORD: Duration = Duration::from_millis(700);
+const LAST_ACK: Duration = Duration::from_millis(500);
+
+/// A place in the queue of a room.
+pub(super) enum Slot {
+    /// The event itself.
+    Held(Box<Item>),
+    /// Only its entry's id.
+    Parked(EntryId),
+}
+
+/// An entry's id as its two numbers: in the order of the stream.
+pub(super) type EntryId = (u64, u64);
+
+impl Slot {
+    pub(super) fn parked(&self) -> Option<String> {
+        match self {
+            Self::Held(_) => None,
+            Self::Parked((ms, number)) => Some(format!("{ms}-{number}")),
+        }
+    }
+}
+
+/// What the reader, the lanes and the recorder of a shard share, for as long as the lease is held.
+pub(super) struct Shared {
+    pub(super) outlet: Arc<Outlet>,
+    pub(super) stream: String,
+    pub(super) ledger: Ledger,
+    bus: Bus,
+    rooms: Mutex<Rooms>,
+    outcomes: mpsc::Sender<(Vec<Settled>, oneshot::Sender<()>)>,
+    renewed: Arc<Mutex<Instant>>,
+}
+
+#[derive(Default)]
+struct Rooms {
+    /// The queue of each room that has a lane.
+    queues: HashMap<String, VecDeque<Slot>>,
+    /// Entries that are in a lane, or recorded and not acknowledged.
+    ours: BTreeSet<EntryId>,
+    /// To be acknowledged.
+    done: Vec<String>,
+    /// Rooms with dead letters to be redriven.
+    letters: HashSet<String>,
+    bytes: usize,
+    parked: usize,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Takes up to `count` events off the room's queue.
+    pub(super) fn take(&self, room: &str, count: usize) -> Vec<Slot> {
+        let mut rooms = locked(&self.rooms);
+        let Some(queue) = rooms.queues.get_mut(room) else {
+            return Vec::new();
+        };
+        let count = count.min(queue.len());
+        let taken: Vec<Slot> = queue.drain(..count).collect();
+        rooms.parked -= taken.iter().filter(|slot| slot.parked().is_some()).count();
+        taken
+    }
+
+    /// The end of a lane, unless there is something left: then `true`.
+    pub(super) fn leave(&self, room: &str) -> bool {
+        let mut rooms = locked(&self.rooms);
+        let more = rooms.letters.contains(room)
+            || rooms
+                .queues
+                .get(room)
+                .is_some_and(|queue| !queue.is_empty());
+        if !more {
+            rooms.queues.remove(room);
+        }
+        more
+    }
+
+    pub(super) fn has_letters(&self, room: &str) -> bool {
+        locked(&self.rooms).letters.contains(room)
+    }
+
+    pub(super) fn no_letters(&self, room: &str) {
+        locked(&self.rooms).letters.remove(room);
+    }
+
+    /// The room has an event among the dead letters that goes first from now on.
+    pub(super) fn put_aside(&self, room: &str) {
+        locked(&self.rooms).letters.insert(room.to_owned());
+    }
+
+    /// Reads entries of the stream again.
+    pub(super) async fn fetch(
+        &self,
+        ids: &[String],
+        stop: &CancellationToken,
+    ) -> Option<Vec<Entry>> {
+        let mut outage = Outage::new("redis");
+        loop {
+            match stop
+                .run_until_cancelled(self.bus.entries(&self.stream, ids))
+                .await?
+            {
+                Ok(entries) => {
+                    outage.over();
+                    return Some(entries);
+                }
+                Err(error) => outage.wait(&error, stop).await.then_some(())?,
+            }
+        }
+    }
+
+    /// An entry was trimmed while it was ours.
+    pub(super) async fn gone(&self, id: &str, stop: &CancellationToken) -> Option<()> {
+        tracing::error!(stage = STAGE, stream = %self.stream, entry = id, reason = "trimmed",
+            "an entry was trimmed before it was forwarded");
+        self.ledger.lost_pending(&self.stream, id, stop).await?;
+        counter!(FORWARD_LOST, "kind" => "pending").increment(1);
+        locked(&self.rooms).done.push(id.to_owned());
+        Some(())
+    }
+
+    /// Has outcomes recorded, and waits for it; `None` when that is not possible any more.
+    pub(super) async fn settle(&self, outcomes: Vec<(Item, Outcome)>) -> Option<()> {
+        let at = jiff::Timestamp::now();
+        let settled = outcomes.into_iter().map(|(item, outcome)| Settled {
+            item,
+            outcome,
+            at,
+            letter: None,
+        });
+        let (done, recorded) = oneshot::channel();
+        self.outcomes.send((settled.collect(), done)).await.ok()?;
+        recorded.await.ok()
+    }
+
+    /// Whether the lease was renewed in time.
+    pub(super) fn lease_holds(&self) -> bool {
+        locked(&self.renewed).elapsed() < LEASE
+    }
+}
+
+/// The forwarder of one shard.
+pub(super) struct Shard {
+    pub(super) number: u32,
+    pub(super) bus: Bus,
+    pub(super) outlet: Arc<Outlet>,
+    pub(super) database: Database,
+    pub(super) owner: Owner,
+}
+
+impl Shard {
+    /// Forwards whenever the lease is ours, until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let active = gauge!(FORWARD_ACTIVE, "shard" => self.number.to_string());
+        active.set(0.0);
+        let renewed = Arc::new(Mutex::new(Instant::now()));
+        let mut outage = Outage::new("redis");
+        let mut told = false;
+        loop {
+            match stop.run_until_cancelled(self.take_lease(&renewed)).await {
+                None => break,
+                Some(Err(error)) => {
+                    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+                    if !outage.wait(&error, &stop).await {
+                        break;
+                    }
+                }
+                Some(Ok(false)) => {
+                    outage.over();
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::info!(
+                            stage = STAGE,
+                            shard = self.number,
+                            "another process forwards, standing by"
+                        );
+                    }
+                    if stop.run_until_cancelled(sleep(STANDBY)).await.is_none() {
+                        break;
+                    }
+                }
+                Some(Ok(true)) => {
+                    outage.over();
+                    told = false;
+                    active.set(1.0);
+                    tracing::info!(stage = STAGE, shard = self.number, "forwarding");
+                    let finished = tokio::select! {
+                        () = self.work(&renewed, &stop) => true,
+                        () = self.lease_lost(&renewed) => false,
+                    };
+                    active.set(0.0);
+                    if finished {
+                        break;
+                    }
+                    tracing::warn!(stage = STAGE, shard = self.number, "not forwarding for now");
+                }
+            }
+        }
+        let let_go = self.bus.let_go(Role::Forwarder(self.number), self.owner);
+        if !matches!(timeout(LAST_ACK, let_go).await, Ok(Ok(()))) {
+            tracing::debug!(stage = STAGE, "the lease lapses by itself");
+        }
+    }
+
+    async fn take_lease(&self, renewed: &Mutex<Instant>) -> Result<bool, bus::Error> {
+        let began = Instant::now();
+        let ours = self
+            .bus
+            .hold(Role::Forwarder(self.number), self.owner, LEASE)
+            .await?;
+        if ours {
+            *locked(renewed) = began;
+        }
+        Ok(ours)
+    }
+
+    /// Renews the lease in time, until it is lost. While Redis is away nobody else can have it.
+    async fn lease_lost(&self, renewed: &Mutex<Instant>) {
+        let mut due = *locked(renewed) + RENEW;
+        loop {
+            sleep_until(due).await;
+            match self.take_lease(renewed).await {
+                Ok(true) => due = *locked(renewed) + RENEW,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::debug!(stage = STAGE, %error, "cannot renew the lease");
+                    due = Instant::now() + STANDBY;
+                }
+            }
+        }
+    }
+
+    /// Reads, forwards and records; returns after `stop`, when what was under way is finished. Dropped
+    /// when the lease is lost.
+    async fn work(&self, renewed: &Arc<Mutex<Instant>>, stop: &CancellationToken) {
+        let stream = self.bus.names().events(self.number);
+        let (outcomes, recorded) = mpsc::channel(BATCH);
+        let shared = Arc::new(Shared {
+            outlet: self.outlet.clone(),
+            stream: stream.clone(),
+            ledger: Ledger::new(self.database.clone()),
+            bus: self.bus.clone(),
+            rooms: Mutex::default(),
+            outcomes,
+            renewed: renewed.clone(),
+        });
+        // Longer than the lanes: what these have finished is recorded after the stop.
+        let last = CancellationToken::new();
+        let recorder = Recorder {
+            ledger: Ledger::new(self.database.clone()),
+            bus: self.bus.clone(),
+            rooms: Arc::downgrade(&shared),
+            origin: self.outlet.settings.origin.clone(),
+            stop: last.clone(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(recorder.run(recorded));
+        let mut reader = Reader {
+            shard: self.number,
+            names: self.bus.names(),
+            consumer: self.bus.consumer(stream, GROUP_FORWARDER, CONSUMER),
+            shared,
+            lanes: JoinSet::new(),
+            round: Instant::now(),
+            stop: stop.clone(),
+        };
+        reader.run().await;
+        let _ = timeout(GRACE + LAST_RECORD, async {
+            while reader.lanes.join_next().await.is_some() {}
+        })
+        .await;
+        reader.lanes.shutdown().await;
+        let Reader {
+            mut consumer,
+            shared,
+            ..
+        } = reader;
+        last.cancel();
+        tasks.shutdown().await;
+        let done = std::mem::take(&mut locked(&shared.rooms).done);
+        if !matches!(timeout(LAST_ACK, consumer.ack(&done)).await, Ok(Ok(()))) {
+            tracing::debug!(
+                stage = STAGE,
+                entries = done.len(),
+                "recorded, to be acknowledged by the next process"
+            );
+        }
+    }
+}
+
+/// Reads the stream and feeds the lanes.
+struct Reader {
+    shard: u32,
+    names: StreamNames,
+    consumer: Consumer,
+    shared: Arc<Shared>,
+    lanes: JoinSet<()>,
+    round: Instant,
+    stop: CancellationToken,
+}
+
+impl Reader {
+    async fn run(&mut self) {
+        let mut outage = Outage::new("redis");
+        if self.look_around(true).await.is_none() {
+            return;
+        }
+        while !self.stop.is_cancelled() {
+            match self.step().await {
+                Some(Ok(())) => outage.over(),
+                Some(Err(error)) => {
+                    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+                    if !outage.wait(&error, &self.stop).await {
+                        return;
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Acknowledges what is recorded, then reads on. `None` to stop.
+    async fn step(&mut self) -> Option<Result<(), bus::Error>> {
+        while let Some(ended) = self.lanes.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        if let Err(error) = self.acknowledge().await {
+            return Some(Err(error));
+        }
+        if self.round.elapsed() > ROUND {
+            self.look_around(false).await?;
+        }
+        if locked(&self.shared.rooms).parked > PARKED {
+            self.stop.run_until_cancelled(sleep(READ_WAIT)).await?;
+            return Some(Ok(()));
+        }
+        // Not cut off: a read that is would have to reconnect. It is short.
+        match self.consumer.read(READ, READ_WAIT).await {
+            Ok(entries) => self.hand_out(entries).await.map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn acknowledge(&mut self) -> Result<(), bus::Error> {
+        let done = std::mem::take(&mut locked(&self.shared.rooms).done);
+        if done.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.consumer.ack(&done).await {
+            locked(&self.shared.rooms).done.extend(done);
+            return Err(error);
+        }
+        let mut rooms = locked(&self.shared.rooms);
+        for id in done.iter().filter_map(|id| entry_id(id)) {
+            rooms.ours.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Gives entries to the lanes of their rooms, but for those that need not be sent.
+    async fn hand_out(&mut self, entries: Vec<Entry>) -> Option<()> {
+        let mut items = Vec::new();
+        for entry in entries {
+            let Some(id) = entry_id(&entry.id) else {
+                continue;
+            };
+            // After a reconnect what is unfinished is read again, also what is in a lane.
+            if !locked(&self.shared.rooms).ours.insert(id) {
+                continue;
+            }
+            if entry.fields.is_empty() {
+                self.shared.gone(&entry.id, &self.stop).await?;
+                continue;
+            }
+            items.push((id, Item::of(&self.shared.stream, entry)));
+        }
+        let ids: Vec<_> = items
+            .iter()
+            .filter_map(|(_, item)| Some(item.head.as_ref()?.event_id))
+            .collect();
+        let known = self.shared.ledger.known(&ids, &self.stop).await?;
+        for (id, item) in items {
+            let settings = &self.shared.outlet.settings;
+            let skipped = item
+                .head
+                .as_ref()
+                .and_then(|head| match known.get(&head.event_id) {
+                    // Also of another entry: as when a dead letter of the storage writer was put back.
+                    Some((state, entry)) if state == "forwarded" || *entry == item.entry => {
+                        Some("known")
+                    }
+                    _ if head.source == Source::Replay && !settings.replays => Some("replay"),
+                    _ if settings
+                        .types
+                        .as_ref()
+                        .is_some_and(|types| !types.contains(&head.event_type)) =>
+                    {
+                        Some("type")
+                    }
+                    _ => None,
+                });
+            if let Some(reason) = skipped {
+                counter!(FORWARD_SKIPPED, "reason" => reason).increment(1);
+                locked(&self.shared.rooms)
+                    .done
+                    .push(format!("{}-{}", id.0, id.1));
+                continue;
+            }
+            // What has no readable event has no room either; one lane is enough for all of it.
+            let room = item
+                .head
+                .as_ref()
+                .map_or_else(String::new, |head| head.stream_id.clone());
+            let mut rooms = locked(&self.shared.rooms);
+            let queue_is_long = rooms
+                .queues
+                .get(&room)
+                .is_some_and(|queue| queue.len() >= HELD_EVENTS);
+            let slot = if queue_is_long || rooms.bytes + item.size > HELD_BYTES {
+                rooms.parked += 1;
+                Slot::Parked(id)
+            } else {
+                rooms.bytes += item.size;
+                Slot::Held(Box::new(item))
+            };
+            let new = !rooms.queues.contains_key(&room);
+            rooms
+                .queues
+                .entry(room.clone())
+                .or_default()
+                .push_back(slot);
+            drop(rooms);
+            if new {
+                self.lanes
+                    .spawn(lane::run(room, self.shared.clone(), self.stop.clone()));
+            }
+        }
+        Some(())
+    }
+
+    /// Looks for losses and for rooms with dead letters, and shows how things are.
+    async fn look_around(&mut self, first: bool) -> Option<()> {
+        self.round = Instant::now();
+        // With the group made by the first read.
+        if !first {
+            match self
+                .shared
+                .bus
+                .lost(&self.shared.stream, GROUP_FORWARDER)
+                .await
+            {
+                Ok(Some(lost)) if lost.entries > 0 => {
+                    let news = self
+                        .shared
+                        .ledger
+                        .lost(&self.shared.stream, &lost, &self.stop)
+                        .await?;
+                    if news > 0 {
+                        counter!(FORWARD_LOST, "kind" => "unread").increment(news);
+                        tracing::error!(stage = STAGE, stream = %self.shared.stream, entries = news, reason = "trimmed",
+                            after = lost.last_read, before = lost.first,
+                            "entries were trimmed before they were forwarded");
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(stage = STAGE, %error, "cannot look for losses"),
+            }
+        }
+        for room in self.shared.ledger.rooms(&self.stop).await? {
+            if self.names.shard_of(&room) != self.shard {
+                continue;
+            }
+            let mut rooms = locked(&self.shared.rooms);
+            rooms.letters.insert(room.clone());
+            if !rooms.queues.contains_key(&room) {
+                rooms.queues.insert(room.clone(), VecDeque::new());
+                drop(rooms);
+                self.lanes
+                    .spawn(lane::run(room, self.shared.clone(), self.stop.clone()));
+            }
+        }
+        let rooms = locked(&self.shared.rooms);
+        let shard = self.shard.to_string();
+        let oldest = rooms.ours.first().and_then(|id| {
+            let added = jiff::Timestamp::from_millisecond(i64::try_from(id.0).ok()?).ok()?;
+            Some(age(added))
+        });
+        gauge!(FORWARD_LAG, "shard" => shard.clone()).set(oldest.unwrap_or_default().as_secs_f64());
+        gauge!(FORWARD_LANES, "shard" => shard).set(f64::from(
+            u32::try_from(rooms.queues.len()).unwrap_or(u32::MAX),
+        ));
+        gauge!(FORWARD_BREAKER).set(f64::from(self.shared.outlet.breaker.state()));
+        Some(())
+    }
+}
+
+/// Records what became of events, several at a time.
+struct Recorder {
+    ledger: Ledger,
+    bus: Bus,
+    rooms: std::sync::Weak<Shared>,
+    origin: String,
+    stop: CancellationToken,
+}
+
+impl Recorder {
+    async fn run(self, mut outcomes: mpsc::Receiver<(Vec<Settled>, oneshot::Sender<()>)>) {
+        let mut messages = Vec::new();
+        while outcomes.recv_many(&mut messages, BATCH).await > 0 {
+            let (settled, waiting): (Vec<Vec<Settled>>, Vec<_>) = messages.drain(..).unzip();
+            if self
+                .record(settled.into_iter().flatten().collect())
+                .await
+                .is_none()
+            {
+                return;
+            }
+            for lane in waiting {
+                // One that has gone since needs no answer.
+                let _ = lane.send(());
+            }
+        }
+    }
+
+    /// Until it is recorded; `None` to stop.
+    async fn record(&self, mut settled: Vec<Settled>) -> Option<()> {
+        for one in &mut settled {
+            if let (Origin::Entry(_), Outcome::Dead { reason, error }) =
+                (&one.item.origin, &one.outcome)
+            {
+                one.letter = Some(self.dead_letter(&one.item, reason, error).await?);
+            }
+        }
+        match self
+            .ledger
+            .settle(&settled, &self.bus, &self.origin, &self.stop)
+            .await?
+        {
+            Ok(()) => self.finish(&settled),
+            Err(failure) => {
+                tracing::debug!(stage = STAGE, error = %failure, "outcomes are refused, recording one by one");
+                while !settled.is_empty() {
+                    let one: Vec<Settled> = settled.drain(..1).collect();
+                    match self
+                        .ledger
+                        .settle(&one, &self.bus, &self.origin, &self.stop)
+                        .await?
+                    {
+                        Ok(()) => self.finish(&one),
+                        // It stays pending, where it can be looked at.
+                        Err(failure) => {
+                            tracing::error!(stage = STAGE, entry = %one[0].item.entry, error = %failure,
+                            "what became of an event cannot be recorded")
+                        }
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    async fn dead_letter(&self, item: &Item, reason: &'static str, error: &str) -> Option<Entry> {
+        let letter = DeadLetter {
+            stage: STAGE,
+            reason,
+            error: error.to_owned(),
+            payload: Entry {
+                id: String::new(),
+                fields: item.fields.clone(),
+                deliveries: 0,
+            }
+            .to_json(),
+            failed_at: jiff::Timestamp::now().into(),
+        };
+        let mut outage = Outage::new("redis");
+        loop {
+            match self
+                .stop
+                .run_until_cancelled(self.bus.dead_letter_entry(&letter))
+                .await?
+            {
+                Ok(id) => return Some(as_entry(id, &letter)),
+                Err(error) => outage.wait(&error, &self.stop).await.then_some(())?,
+            }
+        }
+    }
+
+    /// Counts, and has the entries acknowledged.
+    fn finish(&self, settled: &[Settled]) {
+        let shared = self.rooms.upgrade();
+        for one in settled {
+            let item = &one.item;
+            let (stream_id, event_id) = item
+                .head
+                .as_ref()
+                .map(|head| (&head.stream_id, head.event_id))
+                .unzip();
+            match &one.outcome {
+                Outcome::Forwarded => {
+                    counter!(FORWARDED).increment(1);
+                    tracing::trace!(
+                        stage = STAGE,
+                        stream_id,
+                        event_id = event_id.map(tracing::field::display),
+                        "forwarded"
+                    );
+                }
+                Outcome::Dead { reason, error } => {
+                    counter!(FORWARD_DEAD, "reason" => *reason).increment(1);
+                    tracing::warn!(stage = STAGE, stream_id, event_id = event_id.map(tracing::field::display),
+                        entry = %item.entry, reason, error, attempts = item.attempts, "to the dead letters");
+                }
+            }
+            let (Some(shared), Origin::Entry(id)) = (&shared, &item.origin) else {
+                continue;
+            };
+            let mut rooms = locked(&shared.rooms);
+            rooms.bytes = rooms.bytes.saturating_sub(item.size);
+            rooms.done.push(id.clone());
+        }
+    }
+}
+
+fn entry_id(text: &str) -> Option<EntryId> {
+    let (ms, number) = text.split_once('-')?;
+    Some((ms.parse().ok()?, number.parse().ok()?))
+}
+
+/// How old something is; 0 when our clock is behind.
+pub(super) fn age(since: jiff::Timestamp) -> Duration {
+    Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or_default()
+}
