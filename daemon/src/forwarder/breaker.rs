@@ -168,6 +168,7 @@ impl Turn<'_> {
                 None => state.room = Some(room.to_owned()),
                 Some(first) => state.others |= first != room,
             }
+            let failures = state.failures;
             match state.open {
                 Some(open) if self.probe => {
                     let pause = jittered(open.wait).max(wait.unwrap_or_default());
@@ -178,12 +179,10 @@ impl Turn<'_> {
                         probing: false,
                     });
                 }
-                // Sent before it opened.
-                Some(_) => {}
-                None if state.failures >= FAILURES && (state.unreachable || state.others) => {
+                None if failures >= FAILURES && (state.unreachable || state.others) => {
                     tracing::warn!(
                         stage = super::STAGE,
-                        failures = state.failures,
+                        failures,
                         "the destination does not take events: waiting, with one probe at a time"
                     );
                     let pause = jittered(FIRST).max(wait.unwrap_or_default());
@@ -193,7 +192,8 @@ impl Turn<'_> {
                         probing: false,
                     });
                 }
-                None => {}
+                // Closed still, or sent before it opened.
+                _ => {}
             }
         }
         drop(state);

@@ -105,7 +105,7 @@ fn key(ids: impl Iterator<Item = EventId>) -> String {
     }
 }
 
-/// One CloudEvent 1.0 in the JSON format, with the extensions `partitionkey` and `sequence`. The
+/// One `CloudEvent` 1.0 in the JSON format, with the extensions `partitionkey` and `sequence`. The
 /// event stands in it as it is, not written anew.
 fn cloud_event(head: &Head, event: &str) -> String {
     let attributes = json!({
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(message.content_type, "application/json");
     }
 
-    /// The required attributes and the rules of names and types of CloudEvents 1.0.
+    /// The required attributes and the rules of names and types of `CloudEvents` 1.0.
     #[test]
     fn cloud_events_keep_to_their_specification() {
         let entries = [fields(12, "AA=="), fields(13, "AA==")];

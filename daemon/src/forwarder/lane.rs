@@ -396,11 +396,16 @@ impl Lane {
                 } else {
                     self.repeat = (!past).then_some(count);
                 }
-                self.due = Instant::now()
-                    + jittered(self.delay)
-                        .min(LONGEST)
-                        .max(wait.unwrap_or_default());
-                self.delay = (self.delay * 2).min(LONGEST);
+                // The pauses between probes are the breaker's.
+                let pause = if probe {
+                    Duration::ZERO
+                } else {
+                    jittered(self.delay).min(LONGEST)
+                };
+                if !probe {
+                    self.delay = (self.delay * 2).min(LONGEST);
+                }
+                self.due = Instant::now() + pause.max(wait.unwrap_or_default());
                 if past {
                     self.stuck = Some(Instant::now());
                 } else if redrive {

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use metrics::counter;
 use shared::identity::EventId;
 use shared::streams::dlq;
 use tokio::sync::Mutex;
@@ -19,6 +20,7 @@ use super::STAGE;
 use super::lane::{Item, Origin};
 use crate::bus::trim::Lost;
 use crate::bus::{Bus, Entry};
+use crate::metrics::DEAD_LETTERS;
 use crate::storage::database::{Database, Failure, Rights};
 use crate::storage::dead_letters::{insert_in, letter};
 use crate::storage::outage::Outage;
@@ -361,16 +363,19 @@ async fn record(
     origin: &str,
 ) -> Result<(), Failure> {
     let transaction = begin(open).await?;
-    write(&transaction, settled, dlq, origin).await?;
-    Ok(transaction.commit().await?)
+    let letters = write(&transaction, settled, dlq, origin).await?;
+    transaction.commit().await?;
+    counter!(DEAD_LETTERS, "stage" => STAGE).increment(letters);
+    Ok(())
 }
 
+/// Returns how many dead letters are news.
 async fn write(
     transaction: &Transaction<'_>,
     settled: &[Settled],
     dlq: &str,
     origin: &str,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<u64, tokio_postgres::Error> {
     // A statement may not change a row twice: an event that is here twice begins another one.
     let mut from = 0;
     let mut seen = HashSet::new();
@@ -389,7 +394,8 @@ async fn write(
         .filter_map(|one| one.letter.as_ref())
         .map(|entry| letter::Letter::read(dlq, entry))
         .collect();
-    insert_in(transaction, &letters.iter().collect::<Vec<_>>()).await?;
+    let news = insert_in(transaction, &letters.iter().collect::<Vec<_>>()).await?;
+    let news = u64::try_from(news.len()).unwrap_or(u64::MAX);
     let mut sent = Vec::new();
     for one in settled {
         match (&one.item.origin, &one.outcome) {
@@ -409,7 +415,7 @@ async fn write(
     if !sent.is_empty() {
         redriven(transaction, &sent).await?;
     }
-    Ok(())
+    Ok(news)
 }
 
 /// Rows of `forward_log`. An entry without a readable event has none.

@@ -72,7 +72,7 @@ pub enum Switch {
 pub enum Format {
     /// One UnifiedEvent as JSON.
     Unified,
-    /// A batch of CloudEvents 1.0.
+    /// A batch of `CloudEvents` 1.0.
     Cloudevents,
     /// The envelope of Euler Stream's WebSocket API.
     Euler,
@@ -256,7 +256,7 @@ fn listed(list: Option<&String>) -> Option<&str> {
 /// A secret setting, `None` when it is empty: Compose passes unset variables as empty ones.
 fn given(secret: Option<&SecretString>) -> Option<&str> {
     secret
-        .map(|secret| secret.expose_secret())
+        .map(SecretString::expose_secret)
         .filter(|text| !text.trim().is_empty())
 }
 

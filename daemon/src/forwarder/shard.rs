@@ -285,7 +285,7 @@ impl Shard {
     /// when the lease is lost.
     async fn work(&self, renewed: &Arc<Mutex<Instant>>, stop: &CancellationToken) {
         let stream = self.bus.names().events(self.number);
-        let (outcomes, recorded) = mpsc::channel(BATCH);
+        let (outcomes, to_record) = mpsc::channel(BATCH);
         let shared = Arc::new(Shared {
             outlet: self.outlet.clone(),
             stream: stream.clone(),
@@ -305,7 +305,7 @@ impl Shard {
             stop: last.clone(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(recorder.run(recorded));
+        tasks.spawn(recorder.run(to_record));
         let mut reader = Reader {
             shard: self.number,
             names: self.bus.names(),
@@ -379,7 +379,8 @@ impl Reader {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
-        if let Err(error) = self.acknowledge().await {
+        let stop = self.stop.clone();
+        if let Err(error) = stop.run_until_cancelled(self.acknowledge()).await? {
             return Some(Err(error));
         }
         if self.round.elapsed() > ROUND {
@@ -389,23 +390,25 @@ impl Reader {
             self.stop.run_until_cancelled(sleep(READ_WAIT)).await?;
             return Some(Ok(()));
         }
-        // Not cut off: a read that is would have to reconnect. It is short.
-        match self.consumer.read(READ, READ_WAIT).await {
+        // What a read that is cut off was given is pending, for the next process.
+        match stop
+            .run_until_cancelled(self.consumer.read(READ, READ_WAIT))
+            .await?
+        {
             Ok(entries) => self.hand_out(entries).await.map(Ok),
             Err(error) => Some(Err(error)),
         }
     }
 
     async fn acknowledge(&mut self) -> Result<(), bus::Error> {
-        let done = std::mem::take(&mut locked(&self.shared.rooms).done);
+        let done = locked(&self.shared.rooms).done.clone();
         if done.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.consumer.ack(&done).await {
-            locked(&self.shared.rooms).done.extend(done);
-            return Err(error);
-        }
+        // Off the list afterwards: a repeat does no harm, and what is forgotten comes again.
+        self.consumer.ack(&done).await?;
         let mut rooms = locked(&self.shared.rooms);
+        rooms.done.drain(..done.len());
         for id in done.iter().filter_map(|id| entry_id(id)) {
             rooms.ours.remove(&id);
         }
@@ -440,11 +443,13 @@ impl Reader {
                 .head
                 .as_ref()
                 .and_then(|head| match known.get(&head.event_id) {
-                    // Also of another entry: as when a dead letter of the storage writer was put back.
-                    Some((state, entry)) if state == "forwarded" || *entry == item.entry => {
+                    _ if head.source == Source::Replay && !settings.replays => Some("replay"),
+                    Some((_, entry)) if *entry == item.entry => Some("known"),
+                    // Of another entry: as when a dead letter of the storage writer was put back. A
+                    // replay shows on purpose what was forwarded before.
+                    Some((state, _)) if state == "forwarded" && head.source == Source::Live => {
                         Some("known")
                     }
-                    _ if head.source == Source::Replay && !settings.replays => Some("replay"),
                     _ if settings
                         .types
                         .as_ref()
@@ -498,12 +503,8 @@ impl Reader {
         self.round = Instant::now();
         // With the group made by the first read.
         if !first {
-            match self
-                .shared
-                .bus
-                .lost(&self.shared.stream, GROUP_FORWARDER)
-                .await
-            {
+            let looking = self.shared.bus.lost(&self.shared.stream, GROUP_FORWARDER);
+            match self.stop.run_until_cancelled(looking).await? {
                 Ok(Some(lost)) if lost.entries > 0 => {
                     let news = self
                         .shared
@@ -605,7 +606,7 @@ impl Recorder {
                         // It stays pending, where it can be looked at.
                         Err(failure) => {
                             tracing::error!(stage = STAGE, entry = %one[0].item.entry, error = %failure,
-                            "what became of an event cannot be recorded")
+                            "what became of an event cannot be recorded");
                         }
                     }
                 }

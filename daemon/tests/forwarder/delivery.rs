@@ -299,11 +299,12 @@ async fn replays_and_other_types_stay_here_unless_they_are_asked_for() {
     assert_eq!(rig.server.taken(1), [1, 4]);
     assert_eq!(rig.log("1").await.len(), 2);
 
-    rig.publish(&[replay(5), like]).await;
+    // Asked for, a replay shows again what was forwarded live.
+    rig.publish(&[replay(1), replay(5), like]).await;
     let running = rig.start(&["--forward-replays=on"]);
     rig.settled().await;
     running.stop().await;
-    assert_eq!(rig.server.taken(1), [1, 4, 5, 3]);
+    assert_eq!(rig.server.taken(1), [1, 4, 1, 5, 3]);
 }
 
 /// What is published while a forwarder is ended again and again arrives, in order but for repeats, and

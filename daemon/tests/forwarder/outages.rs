@@ -126,7 +126,7 @@ async fn a_dead_letter_that_chokes_the_destination_lets_newer_events_past() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_cannot_be_trusted_is_an_outage() {
+async fn a_tls_handshake_that_fails_is_an_outage() {
     let rig = Rig::new().await;
     rig.publish(&chats(1, 1..=1)).await;
     // TLS against a server that speaks none.

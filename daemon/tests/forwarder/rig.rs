@@ -372,6 +372,11 @@ impl Server {
         loop {
             let mut bytes = Vec::new();
             let end = loop {
+                // TLS, which it does not speak.
+                if bytes.first() == Some(&0x16) {
+                    socket.write_all(b"HTTP/1.1 400 x\r\n\r\n").await.ok()?;
+                    return None;
+                }
                 if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
                     break end + 4;
                 }
