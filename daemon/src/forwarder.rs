@@ -4,7 +4,7 @@
 //! `forward_log`. Read in the order an event takes: [`options`] says where to and how, [`shard`] reads and
 //! acknowledges, [`lane`] sends the events of a room one after the other, [`format`] and [`sign`] write a
 //! request, [`destination`] makes it and reads its answer, [`breaker`] holds everybody back while there
-//! is none, [`ledger`] records what became of it.
+//! is none, [`recorder`] and [`ledger`] write down what became of it. [`queues`] is what these share.
 //!
 //! - **Crash**: an entry is acknowledged after its row is committed. What was sent and not recorded is
 //!   sent again under the same idempotency key: at least once.
@@ -18,9 +18,12 @@
 mod breaker;
 mod destination;
 mod format;
+mod item;
 mod lane;
 mod ledger;
 mod options;
+mod queues;
+mod recorder;
 mod shard;
 mod sign;
 

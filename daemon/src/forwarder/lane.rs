@@ -25,8 +25,9 @@ use super::STAGE;
 use super::breaker::{FAILURES, jittered};
 use super::destination::Answer;
 use super::format::{Head, message};
+use super::item::{Item, Origin, age};
 use super::ledger::{Outcome, UNREACHABLE};
-use super::shard::{Shared, Slot, age};
+use super::queues::{Shared, Slot};
 use crate::metrics::{FORWARD_REQUEST, FORWARD_RETRIED};
 
 /// The wait before the first repetition, and the longest.
@@ -47,38 +48,6 @@ const REJECTED: &str = "FORWARD_REJECTED";
 const EXHAUSTED: &str = "FORWARD_EXHAUSTED";
 /// Dead letters: no event.
 pub(super) const UNREADABLE: &str = "FORWARD_UNREADABLE";
-
-/// Where an item comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// An entry of the stream, to be acknowledged.
-    Entry(String),
-    /// A row of `dead_letters`, to be closed.
-    Letter(i64),
-}
-
-/// An event on its way.
-#[derive(Clone, Debug)]
-pub(super) struct Item {
-    pub(super) origin: Origin,
-    /// As stream/id, for the record.
-    pub(super) entry: String,
-    /// `None` when there is no readable event.
-    pub(super) head: Option<Head>,
-    pub(super) fields: HashMap<String, String>,
-    pub(super) queued: jiff::Timestamp,
-    /// Bytes that it counts for.
-    pub(super) size: usize,
-    pub(super) attempts: u32,
-    /// Attempts that count against `FORWARD_MAX_RETRIES`.
-    pub(super) burned: u32,
-    pub(super) first: Option<(Instant, jiff::Timestamp)>,
-    pub(super) status: Option<u16>,
-    pub(super) key: Option<String>,
-    pub(super) took: Option<Duration>,
-    /// Why it failed last.
-    pub(super) trouble: &'static str,
-}
 
 /// See the head of the file.
 struct Lane {
@@ -494,51 +463,5 @@ impl Lane {
             self.shared.put_aside(&self.room);
         }
         Some(())
-    }
-}
-
-impl Item {
-    pub(super) fn new(
-        origin: Origin,
-        entry: String,
-        head: Option<Head>,
-        fields: HashMap<String, String>,
-    ) -> Self {
-        let size = fields
-            .iter()
-            .map(|(name, value)| name.len() + value.len() + 64)
-            .sum::<usize>()
-            + 256;
-        Self {
-            origin,
-            entry,
-            head,
-            fields,
-            queued: jiff::Timestamp::now(),
-            size,
-            attempts: 0,
-            burned: 0,
-            first: None,
-            status: None,
-            key: None,
-            took: None,
-            trouble: "not sent yet",
-        }
-    }
-
-    /// An entry of `stream`.
-    pub(super) fn of(stream: &str, entry: crate::bus::Entry) -> Self {
-        let head = Head::of(&entry.fields).ok();
-        let mut item = Self::new(
-            Origin::Entry(entry.id.clone()),
-            format!("{stream}/{}", entry.id),
-            head,
-            entry.fields,
-        );
-        let added = entry.id.split('-').next().and_then(|ms| ms.parse().ok());
-        item.queued = added
-            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-            .unwrap_or(item.queued);
-        item
     }
 }

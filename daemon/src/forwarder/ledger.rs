@@ -17,7 +17,7 @@ use tokio_postgres::{Client, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use super::STAGE;
-use super::lane::{Item, Origin};
+use super::item::{Item, Origin};
 use crate::bus::trim::Lost;
 use crate::bus::{Bus, Entry};
 use crate::metrics::DEAD_LETTERS;

@@ -2,31 +2,34 @@
 //! acknowledges what is recorded.
 //!
 //! In: entries of `ttlc:events` (group `forwarder`, one fixed name), own unfinished ones first. Out:
-//! lanes, and what became of their events in batches to the [`Ledger`], then the acknowledgement. Who
+//! lanes, and what became of their events in batches to the [`Recorder`], then the acknowledgement. Who
 //! holds the lease of the shard does this alone; others stand by. Memory is bounded: past
 //! [`HELD_BYTES`], or [`HELD_EVENTS`] of a room, only the ids of entries are kept and their lane reads
 //! them again; past [`PARKED`] ids nothing more is read. Killed anywhere: what is not acknowledged comes
 //! again, and what is recorded already is then acknowledged and not sent.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics::{counter, gauge};
 use shared::raw::Source;
 use shared::streams::{GROUP_FORWARDER, StreamNames};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::lane::{self, GRACE, Item, Origin};
-use super::ledger::{Ledger, Outcome, Settled, as_entry};
+use super::item::{Item, age};
+use super::lane::{self, GRACE};
+use super::ledger::Ledger;
+use super::queues::{Shared, Slot, entry_id, locked};
+use super::recorder::Recorder;
 use super::{Outlet, STAGE};
-use crate::bus::{self, Bus, Consumer, DeadLetter, Entry, LEASE, Owner, RENEW, Role};
+use crate::bus::{self, Bus, Consumer, Entry, LEASE, Owner, RENEW, Role};
 use crate::metrics::{
-    FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_DEAD, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST,
-    FORWARD_SKIPPED, FORWARDED, REDIS_ERRORS,
+    FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST, FORWARD_SKIPPED,
+    REDIS_ERRORS,
 };
 use crate::storage::database::Database;
 use crate::storage::outage::Outage;
@@ -46,150 +49,10 @@ const HELD_EVENTS: usize = 256;
 /// How many ids are kept of events that are not.
 const PARKED: usize = 1_000_000;
 /// Outcomes recorded in one transaction, and lanes that may wait for theirs.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// After the stop, for recording what lanes have finished, and for acknowledging it.
 const LAST_RECORD: Duration = Duration::from_millis(700);
 const LAST_ACK: Duration = Duration::from_millis(500);
-
-/// A place in the queue of a room.
-pub(super) enum Slot {
-    /// The event itself.
-    Held(Box<Item>),
-    /// Only its entry's id.
-    Parked(EntryId),
-}
-
-/// An entry's id as its two numbers: in the order of the stream.
-pub(super) type EntryId = (u64, u64);
-
-impl Slot {
-    pub(super) fn parked(&self) -> Option<String> {
-        match self {
-            Self::Held(_) => None,
-            Self::Parked((ms, number)) => Some(format!("{ms}-{number}")),
-        }
-    }
-}
-
-/// What the reader, the lanes and the recorder of a shard share, for as long as the lease is held.
-pub(super) struct Shared {
-    pub(super) outlet: Arc<Outlet>,
-    pub(super) stream: String,
-    pub(super) ledger: Ledger,
-    bus: Bus,
-    rooms: Mutex<Rooms>,
-    outcomes: mpsc::Sender<(Vec<Settled>, oneshot::Sender<()>)>,
-    renewed: Arc<Mutex<Instant>>,
-}
-
-#[derive(Default)]
-struct Rooms {
-    /// The queue of each room that has a lane.
-    queues: HashMap<String, VecDeque<Slot>>,
-    /// Entries that are in a lane, or recorded and not acknowledged.
-    ours: BTreeSet<EntryId>,
-    /// To be acknowledged.
-    done: Vec<String>,
-    /// Rooms with dead letters to be redriven.
-    letters: HashSet<String>,
-    bytes: usize,
-    parked: usize,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    /// Takes up to `count` events off the room's queue.
-    pub(super) fn take(&self, room: &str, count: usize) -> Vec<Slot> {
-        let mut rooms = locked(&self.rooms);
-        let Some(queue) = rooms.queues.get_mut(room) else {
-            return Vec::new();
-        };
-        let count = count.min(queue.len());
-        let taken: Vec<Slot> = queue.drain(..count).collect();
-        rooms.parked -= taken.iter().filter(|slot| slot.parked().is_some()).count();
-        taken
-    }
-
-    /// The end of a lane, unless there is something left: then `true`.
-    pub(super) fn leave(&self, room: &str) -> bool {
-        let mut rooms = locked(&self.rooms);
-        let more = rooms.letters.contains(room)
-            || rooms
-                .queues
-                .get(room)
-                .is_some_and(|queue| !queue.is_empty());
-        if !more {
-            rooms.queues.remove(room);
-        }
-        more
-    }
-
-    pub(super) fn has_letters(&self, room: &str) -> bool {
-        locked(&self.rooms).letters.contains(room)
-    }
-
-    pub(super) fn no_letters(&self, room: &str) {
-        locked(&self.rooms).letters.remove(room);
-    }
-
-    /// The room has an event among the dead letters that goes first from now on.
-    pub(super) fn put_aside(&self, room: &str) {
-        locked(&self.rooms).letters.insert(room.to_owned());
-    }
-
-    /// Reads entries of the stream again.
-    pub(super) async fn fetch(
-        &self,
-        ids: &[String],
-        stop: &CancellationToken,
-    ) -> Option<Vec<Entry>> {
-        let mut outage = Outage::new("redis");
-        loop {
-            match stop
-                .run_until_cancelled(self.bus.entries(&self.stream, ids))
-                .await?
-            {
-                Ok(entries) => {
-                    outage.over();
-                    return Some(entries);
-                }
-                Err(error) => outage.wait(&error, stop).await.then_some(())?,
-            }
-        }
-    }
-
-    /// An entry was trimmed while it was ours.
-    pub(super) async fn gone(&self, id: &str, stop: &CancellationToken) -> Option<()> {
-        tracing::error!(stage = STAGE, stream = %self.stream, entry = id, reason = "trimmed",
-            "an entry was trimmed before it was forwarded");
-        self.ledger.lost_pending(&self.stream, id, stop).await?;
-        counter!(FORWARD_LOST, "kind" => "pending").increment(1);
-        locked(&self.rooms).done.push(id.to_owned());
-        Some(())
-    }
-
-    /// Has outcomes recorded, and waits for it; `None` when that is not possible any more.
-    pub(super) async fn settle(&self, outcomes: Vec<(Item, Outcome)>) -> Option<()> {
-        let at = jiff::Timestamp::now();
-        let settled = outcomes.into_iter().map(|(item, outcome)| Settled {
-            item,
-            outcome,
-            at,
-            letter: None,
-        });
-        let (done, recorded) = oneshot::channel();
-        self.outcomes.send((settled.collect(), done)).await.ok()?;
-        recorded.await.ok()
-    }
-
-    /// Whether the lease was renewed in time.
-    pub(super) fn lease_holds(&self) -> bool {
-        locked(&self.renewed).elapsed() < LEASE
-    }
-}
 
 /// The forwarder of one shard.
 pub(super) struct Shard {
@@ -548,141 +411,4 @@ impl Reader {
         gauge!(FORWARD_BREAKER).set(f64::from(self.shared.outlet.breaker.state()));
         Some(())
     }
-}
-
-/// Records what became of events, several at a time.
-struct Recorder {
-    ledger: Ledger,
-    bus: Bus,
-    rooms: std::sync::Weak<Shared>,
-    origin: String,
-    stop: CancellationToken,
-}
-
-impl Recorder {
-    async fn run(self, mut outcomes: mpsc::Receiver<(Vec<Settled>, oneshot::Sender<()>)>) {
-        let mut messages = Vec::new();
-        while outcomes.recv_many(&mut messages, BATCH).await > 0 {
-            let (settled, waiting): (Vec<Vec<Settled>>, Vec<_>) = messages.drain(..).unzip();
-            if self
-                .record(settled.into_iter().flatten().collect())
-                .await
-                .is_none()
-            {
-                return;
-            }
-            for lane in waiting {
-                // One that has gone since needs no answer.
-                let _ = lane.send(());
-            }
-        }
-    }
-
-    /// Until it is recorded; `None` to stop.
-    async fn record(&self, mut settled: Vec<Settled>) -> Option<()> {
-        for one in &mut settled {
-            if let (Origin::Entry(_), Outcome::Dead { reason, error }) =
-                (&one.item.origin, &one.outcome)
-            {
-                one.letter = Some(self.dead_letter(&one.item, reason, error).await?);
-            }
-        }
-        match self
-            .ledger
-            .settle(&settled, &self.bus, &self.origin, &self.stop)
-            .await?
-        {
-            Ok(()) => self.finish(&settled),
-            Err(failure) => {
-                tracing::debug!(stage = STAGE, error = %failure, "outcomes are refused, recording one by one");
-                while !settled.is_empty() {
-                    let one: Vec<Settled> = settled.drain(..1).collect();
-                    match self
-                        .ledger
-                        .settle(&one, &self.bus, &self.origin, &self.stop)
-                        .await?
-                    {
-                        Ok(()) => self.finish(&one),
-                        // It stays pending, where it can be looked at.
-                        Err(failure) => {
-                            tracing::error!(stage = STAGE, entry = %one[0].item.entry, error = %failure,
-                            "what became of an event cannot be recorded");
-                        }
-                    }
-                }
-            }
-        }
-        Some(())
-    }
-
-    async fn dead_letter(&self, item: &Item, reason: &'static str, error: &str) -> Option<Entry> {
-        let letter = DeadLetter {
-            stage: STAGE,
-            reason,
-            error: error.to_owned(),
-            payload: Entry {
-                id: String::new(),
-                fields: item.fields.clone(),
-                deliveries: 0,
-            }
-            .to_json(),
-            failed_at: jiff::Timestamp::now().into(),
-        };
-        let mut outage = Outage::new("redis");
-        loop {
-            match self
-                .stop
-                .run_until_cancelled(self.bus.dead_letter_entry(&letter))
-                .await?
-            {
-                Ok(id) => return Some(as_entry(id, &letter)),
-                Err(error) => outage.wait(&error, &self.stop).await.then_some(())?,
-            }
-        }
-    }
-
-    /// Counts, and has the entries acknowledged.
-    fn finish(&self, settled: &[Settled]) {
-        let shared = self.rooms.upgrade();
-        for one in settled {
-            let item = &one.item;
-            let (stream_id, event_id) = item
-                .head
-                .as_ref()
-                .map(|head| (&head.stream_id, head.event_id))
-                .unzip();
-            match &one.outcome {
-                Outcome::Forwarded => {
-                    counter!(FORWARDED).increment(1);
-                    tracing::trace!(
-                        stage = STAGE,
-                        stream_id,
-                        event_id = event_id.map(tracing::field::display),
-                        "forwarded"
-                    );
-                }
-                Outcome::Dead { reason, error } => {
-                    counter!(FORWARD_DEAD, "reason" => *reason).increment(1);
-                    tracing::warn!(stage = STAGE, stream_id, event_id = event_id.map(tracing::field::display),
-                        entry = %item.entry, reason, error, attempts = item.attempts, "to the dead letters");
-                }
-            }
-            let (Some(shared), Origin::Entry(id)) = (&shared, &item.origin) else {
-                continue;
-            };
-            let mut rooms = locked(&shared.rooms);
-            rooms.bytes = rooms.bytes.saturating_sub(item.size);
-            rooms.done.push(id.clone());
-        }
-    }
-}
-
-fn entry_id(text: &str) -> Option<EntryId> {
-    let (ms, number) = text.split_once('-')?;
-    Some((ms.parse().ok()?, number.parse().ok()?))
-}
-
-/// How old something is; 0 when our clock is behind.
-pub(super) fn age(since: jiff::Timestamp) -> Duration {
-    Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or_default()
 }

@@ -250,6 +250,39 @@ async fn what_is_trimmed_unread_is_recorded() {
     );
 }
 
+/// Records go with the retention; the last gap stays, since the next loss is counted from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_records_are_pruned() {
+    let rig = Rig::new().await;
+    rig.publish(&chats(1, 1..=3)).await;
+    let running = rig.start(&[]);
+    rig.settled().await;
+    running.stop().await;
+    rig.client()
+        .await
+        .batch_execute(
+            "UPDATE forward_log SET settled_at = now() - interval '100 days' WHERE seq_no < 3;
+             INSERT INTO forward_gaps (stream, kind, entries, counted, from_entry, to_entry, recorded_at)
+             SELECT 'ttlc:events', 'unread', 1, n, n::text, n::text, now() - interval '100 days' FROM generate_series(1, 2) AS n",
+        )
+        .await
+        .unwrap();
+    let retention = daemon::storage::RetentionOptions {
+        event_retention_days: 90,
+        pseudonym_key: None,
+    };
+    let pruned = daemon::storage::prune(&rig.options(&[]).database, &retention)
+        .await
+        .unwrap();
+    assert_eq!(pruned.forward_log, 3);
+    assert_eq!(rig.log("1").await.len(), 1);
+    assert_eq!(
+        rig.one::<i64>("SELECT max(counted) FROM forward_gaps")
+            .await,
+        2
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_trimmed_while_it_waits_is_recorded() {
     let rig = Rig::new().await;
