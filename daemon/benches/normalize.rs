@@ -1,12 +1,10 @@
 //! What the normalizer costs per message, over the captured rooms.
 //!
 //! `cargo bench -p daemon --bench normalize`. The counter of each benchmark is messages, so the
-//! figures are messages per second of one thread. First come the figures that the project aims at,
-//! from the bytes of a message to the text of its event, with validation and without: both kinds
-//! take turns, so that what else the machine does hits both alike.
+//! figures are messages per second of one thread. The figures that the project aims at, the whole
+//! way with validation and without, are `cargo xtask bench ingest`'s.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use daemon::normalizer::{Contract, normalize};
 use divan::counter::ItemsCount;
@@ -15,62 +13,8 @@ use shared::event::UnifiedEvent;
 use shared::raw::{Envelope, RawData, Source};
 use shared::time::Timestamp;
 
-/// A decoder in JavaScript on such captures, messages a second of one core: what we measure by.
-const NODE: f64 = 19_200.0;
-/// Turns of each kind.
-const TURNS: u32 = 41;
-
 fn main() {
-    report();
     divan::main();
-}
-
-/// Measures the whole way, with validation and without, and what validation is of it.
-fn report() {
-    let contract = Contract::new().expect("the schema compiles");
-    let envelopes = captured();
-    let bytes: usize = envelopes
-        .iter()
-        .map(|envelope| match &envelope.data {
-            RawData::Protobuf(bytes) => bytes.len(),
-            RawData::Json(_) => 0,
-        })
-        .sum();
-    let count = envelopes.len();
-    let turn = |work: &dyn Fn(&UnifiedEvent) -> Option<String>| {
-        let begun = Instant::now();
-        for envelope in &envelopes {
-            let event = normalize(black_box(envelope)).expect("every capture is an event");
-            black_box(work(&event).expect("every capture has its text"));
-        }
-        begun.elapsed()
-    };
-    let (mut without, mut with) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        without.push(turn(&|event| serde_json::to_string(event).ok()));
-        with.push(turn(&|event| contract.json(event).ok()));
-    }
-    println!("{count} captured messages, {} bytes each", bytes / count);
-    let [without, with] = [median(without), median(with)];
-    for (what, time, aim) in [("without", without, 8.0), ("with", with, 5.0)] {
-        #[expect(clippy::cast_precision_loss, reason = "some thousand messages")]
-        let rate = count as f64 / time.as_secs_f64();
-        println!(
-            "{what} validation: {rate:.0} messages/s, {:.1} x {NODE} (aim: {aim} x)",
-            rate / NODE
-        );
-    }
-    let share = with.saturating_sub(without);
-    println!(
-        "validation: {:.2} us a message, {:.0} % of the whole way",
-        share.as_secs_f64() * 1e6 / f64::from(u32::try_from(count).unwrap_or(u32::MAX)),
-        share.as_secs_f64() / with.as_secs_f64() * 100.0
-    );
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 fn captured() -> Vec<Envelope> {

@@ -19,6 +19,7 @@
 //! | `ttlc:fence:{room}` | the last owner, and a number that rises with each new one | 30 days after the last claim |
 //! | `ttlc:seq:{room}` | the highest `seqNo` given out in the room | 30 days after the last message |
 //! | `ttlc:seen:{room}` | the latest messages of the room, by `seqNo`: what TikTok may send again | 1 hour after the last message |
+//! | `ttlc:late:{room}` | the batches of the room that a former owner published late, by their first `seqNo` | 1 hour after the last one |
 //! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
@@ -48,6 +49,7 @@ pub mod trim;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -59,7 +61,7 @@ use shared::time::Timestamp;
 
 pub use self::consumer::{Consumer, Entry};
 pub use self::control::Tracked;
-pub use self::hop::{Batch, Hop, Hopped, Outcome, Role, State};
+pub use self::hop::{Batch, Hop, Hopped, Outcome, ROLE_LEASE, ROLE_RENEW, Role, State};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};
 
 /// No command takes longer than this, but for the time a read is told to wait.
@@ -173,11 +175,11 @@ pub struct Bus {
     client: Client,
     manager: ConnectionManager,
     names: StreamNames,
-    scripts: Scripts,
+    /// Shared: their texts are many times the rest, and every creator has a clone.
+    scripts: Arc<Scripts>,
 }
 
 /// Scripts, prepared once.
-#[derive(Clone)]
 struct Scripts {
     rooms: rooms::Scripts,
     hop: hop::Scripts,
@@ -197,11 +199,11 @@ impl Bus {
             client,
             manager,
             names,
-            scripts: Scripts {
+            scripts: Arc::new(Scripts {
                 rooms: rooms::Scripts::new(),
                 hop: hop::Scripts::new(),
                 status: Script::new(SET_STATUS),
-            },
+            }),
         })
     }
 

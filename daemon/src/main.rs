@@ -1,6 +1,6 @@
 //! `ttlc`: reads the settings, wires the stages of the chosen command and supervises them.
 
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -79,6 +79,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             tracing::info!(?pruned, "pruned");
             return Ok(());
         }
+        Command::Verify(options) => return verify(&options).await,
         Command::DeadLetters { command } => {
             let mut out = std::io::stdout();
             return Ok(storage::dead_letters::execute(command, &mut out).await?);
@@ -86,6 +87,26 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,
     }
     stages.run().await
+}
+
+/// Prints the verdict about each room.
+async fn verify(options: &storage::verify::Options) -> anyhow::Result<()> {
+    let verdicts = storage::verify::verify(options).await?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    for verdict in &verdicts {
+        writeln!(out, "{verdict}")?;
+    }
+    out.flush()?;
+    let broken = verdicts
+        .iter()
+        .filter(|verdict| !verdict.is_whole())
+        .count();
+    anyhow::ensure!(
+        broken == 0,
+        "{broken} of {} rooms are not whole",
+        verdicts.len()
+    );
+    Ok(())
 }
 
 /// Answers the lines of standard input. A reader that has gone away is no failure.

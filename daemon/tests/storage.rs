@@ -13,4 +13,5 @@ mod storage {
     mod rows;
     mod statistics;
     mod throughput;
+    mod verify;
 }

@@ -67,12 +67,21 @@ fn check_messages(names: &[&str], sent: &[Sent], rows: &[Row]) {
         .map(|row| ((row.stream_id.clone(), row.raw.clone()), row))
         .collect();
     let sent = unique(sent);
-    for sent in &sent {
-        let key = (sent.room_id.to_string(), sent.payload.to_vec());
-        let row = by_raw.get(&key);
-        let row = row.unwrap_or_else(|| panic!("no row for {} {:?}", sent.creator, sent.line));
+    let mut pairs: Vec<_> = sent
+        .iter()
+        .map(|sent| {
+            let key = (sent.room_id.to_string(), sent.payload.to_vec());
+            let row = by_raw.get(&key);
+            let row = row.unwrap_or_else(|| panic!("no row for {} {:?}", sent.creator, sent.line));
+            (*row, sent)
+        })
+        .collect();
+    pairs.sort_by_key(|(row, _)| row.seq_no);
+    let mut memory = expected::Memory::default();
+    for (row, sent) in pairs {
         let line = sent.line.expect("a line of the capture");
-        expected::check(row, sent, &expected[sent.creator.as_str()][line]);
+        let expected = &expected[sent.creator.as_str()][line];
+        expected::check(row, sent, expected, &mut memory);
     }
     assert_eq!(messages(rows), sent.len(), "nothing but what was sent");
 }

@@ -17,7 +17,8 @@ async fn killed_again_and_again_it_stores_every_published_message_once() {
     let mut script = Script::new()
         .creator(creator("room-a"))
         .creator(creator("room-c"));
-    script.pace = Pace::Every(Duration::from_millis(40));
+    // Slow enough for three kills, each with the seconds that the normalizer's lease needs to lapse.
+    script.pace = Pace::Every(Duration::from_millis(120));
     // What a killed client has not read is sent again when it comes back.
     script.history = 60;
     let mut product = Product::start(script).await;

@@ -3,7 +3,7 @@
 use std::{
     process::{Command, ExitStatus},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure};
@@ -111,6 +111,18 @@ impl Daemon {
         }
     }
 
+    /// SIGTERM: it has to end by itself, with success and within this time.
+    pub(crate) fn stop_within(self, within: Duration) {
+        let (log, begun) = (self.log.clone(), Instant::now());
+        let status = self.stop().expect("it stops");
+        let took = begun.elapsed();
+        assert!(
+            status.success() && took < within,
+            "{status} after {took:?}; the log:\n{}",
+            log.lines().join("\n")
+        );
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.process.kill();
@@ -128,6 +140,8 @@ fn start(settings: &[(String, String)], log: &Log, subcommand: &str) -> anyhow::
     // Nothing from the developer's own environment may change a test.
     command
         .env_clear()
+        // Unless the settings say so: no user's folder is ours.
+        .env("SPOOL_DIR", "off")
         .envs(settings.iter().cloned())
         .arg(subcommand);
     let sink = log.clone();

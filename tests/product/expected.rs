@@ -4,7 +4,7 @@
 //! message. Out: nothing, or a panic that names the difference. The table of event types is
 //! written here a second time, from the design and not from the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::Value;
@@ -49,8 +49,17 @@ pub(crate) fn event_type(expected: &Value) -> &'static str {
     }
 }
 
-/// Checks one row against the message it came from.
-pub(crate) fn check(row: &Row, sent: &Sent, expected: &Value) {
+/// What the messages of all rooms have said so far, as far as later ones depend on it.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// The highest total of likes of a room.
+    likes: HashMap<String, i64>,
+    /// By room, sender, gift and group: the highest count, and whether the streak is over.
+    streaks: HashMap<[String; 4], (i64, bool)>,
+}
+
+/// Checks one row against the message it came from; each room's in their order.
+pub(crate) fn check(row: &Row, sent: &Sent, expected: &Value, memory: &mut Memory) {
     let context = format!("{} line {:?}: {:#}", sent.creator, sent.line, row.event);
     assert_eq!(
         expected["type"],
@@ -66,7 +75,7 @@ pub(crate) fn check(row: &Row, sent: &Sent, expected: &Value) {
     assert_eq!(row.payload()["rawType"], sent.method.as_str(), "{context}");
     check_time(row, sent, &context);
     check_user(row, &expected["user"], &context);
-    check_payload(row, sent, &expected["facts"], &context);
+    check_payload(row, sent, expected, memory, &context);
 }
 
 fn check_time(row: &Row, sent: &Sent, context: &str) {
@@ -141,8 +150,9 @@ fn check_user(row: &Row, expected: &Value, context: &str) {
     );
 }
 
-fn check_payload(row: &Row, sent: &Sent, facts: &Value, context: &str) {
+fn check_payload(row: &Row, sent: &Sent, expected: &Value, memory: &mut Memory, context: &str) {
     let payload = row.payload();
+    let facts = &expected["facts"];
     let same_number = |key: &str, fact: &Value| {
         assert_eq!(
             number(&payload[key]),
@@ -165,10 +175,22 @@ fn check_payload(row: &Row, sent: &Sent, facts: &Value, context: &str) {
             };
             assert_eq!(ids(&payload["emotes"]), ids(&facts["emotes"]), "{context}");
         }
-        "GIFT" => check_gift(payload, facts, context),
+        "GIFT" => {
+            let key = [
+                row.stream_id.as_str(),
+                text(&expected["user"]["userId"]),
+                text(&facts["giftId"]),
+                text(&facts["groupId"]),
+            ];
+            let streak = memory.streaks.entry(key.map(str::to_owned)).or_default();
+            check_gift(payload, facts, streak, context);
+        }
         "LIKE" => {
             same_number("count", &facts["count"]);
-            same_number("total", &facts["total"]);
+            // Upstream it jumps back and forth.
+            let total = memory.likes.entry(row.stream_id.clone()).or_default();
+            *total = number(&facts["total"]).max(*total);
+            assert_eq!(number(&payload["total"]), *total, "{context}");
         }
         "JOIN" => {
             same_number("memberCount", &facts["memberCount"]);
@@ -244,8 +266,20 @@ fn check_payload(row: &Row, sent: &Sent, facts: &Value, context: &str) {
     }
 }
 
-fn check_gift(payload: &Value, facts: &Value, context: &str) {
-    let count = number(&facts["repeatCount"]).max(1) * number(&facts["groupCount"]).max(1);
+fn check_gift(payload: &Value, facts: &Value, streak: &mut (i64, bool), context: &str) {
+    let said = number(&facts["repeatCount"]).max(1) * number(&facts["groupCount"]).max(1);
+    let can_streak = number(&facts["gift"]["type"]) == 1;
+    let (highest, over) = streak;
+    // Counts come out of order; what comes after the end says only what it says.
+    let (count, state) = match (can_streak, *over, number(&facts["repeatEnd"])) {
+        (false, ..) => (said, "single"),
+        (true, true, _) => (said, "progress"),
+        (true, false, end) => {
+            *highest = said.max(*highest);
+            *over = end == 1;
+            (*highest, if end == 1 { "final" } else { "progress" })
+        }
+    };
     let gift = &facts["gift"];
     assert_eq!(
         text(&payload["giftId"]),
@@ -266,11 +300,6 @@ fn check_gift(payload: &Value, facts: &Value, context: &str) {
     );
     let total = number(&gift["diamondCount"]) * count;
     assert_eq!(number(&payload["coins"]["total"]), total, "{context}");
-    let state = match (number(&gift["type"]), number(&facts["repeatEnd"])) {
-        (1, 1) => "final",
-        (1, _) => "progress",
-        _ => "single",
-    };
     assert_eq!(payload["streak"]["state"], state, "{context}");
     assert_eq!(payload["streak"]["inferred"], false, "{context}");
 }

@@ -4,20 +4,36 @@
 //! In: recorded rooms. Out: a verdict about every single message of them. The programs have to be
 //! built before (`cargo xtask test` does it, or `cargo build -p daemon -p tests --bins`).
 
+mod attempts;
 mod bad_input;
+mod broadcasts;
 mod browser;
 mod captures;
 mod crashes;
 mod daemon;
+mod euler_closes;
+mod euler_forms;
 mod expected;
+mod fallback;
+mod faults;
 mod feed;
+mod gifts;
 mod leases;
+mod limits;
+mod load;
 mod outages;
+mod overflow;
 mod product;
+mod providers;
 mod reconnects;
+mod repeats;
 mod rows;
+mod secrets;
 mod spool;
 mod stand_in;
 mod stores;
 mod tracked;
+mod trouble;
+mod unknown;
+mod watch;
 mod whole;

@@ -1,6 +1,9 @@
 //! Stand-in, stores and daemon together: what nearly every test starts with.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use shared::streams::StreamNames;
@@ -77,6 +80,7 @@ impl Product {
             ("TIKTOK_WEB_URL", base.clone()),
             ("TIKTOK_WEBCAST_URL", base.clone()),
             ("EULER_API_URL", base),
+            ("EULER_WS_URL", upstream.euler_ws_url()),
             ("REDIS_URL", stores.redis_url().to_owned()),
             ("DATABASE_URL", stores.database_url().to_owned()),
             ("SPOOL_DIR", spool.path().display().to_string()),
@@ -204,6 +208,16 @@ impl Product {
             Row::all(&self.stores).await
         })
         .await
+    }
+
+    /// SIGTERM: it has to end by itself, with success and within this time.
+    pub(crate) fn stop_stage(&mut self, subcommand: &str, within: Duration) {
+        let at = self
+            .running
+            .iter()
+            .position(|(name, _)| *name == subcommand);
+        let (_, daemon) = self.running.remove(at.expect("it runs"));
+        daemon.stop_within(within);
     }
 
     fn check_daemon(&mut self) {

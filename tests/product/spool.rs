@@ -14,14 +14,14 @@ use crate::{
 
 /// Of what was received longer ago than this nothing may be lost; the promise is 100 ms, and the
 /// machine may be busy.
-const SAFE: Duration = Duration::from_secs(2);
+const SAFE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_redis_is_away_it_publishes_what_it_had_received() {
     let mut script = Script::new()
         .creator(creator("room-a"))
         .creator(creator("room-c"));
-    script.pace = Pace::Every(Duration::from_millis(60));
+    script.pace = Pace::Every(Duration::from_millis(150));
     // What is lost does not come again: only the spool has it.
     script.history = 0;
     let mut product = Product::start_with(script, Stores::own().await, &[], &[]).await;
@@ -36,10 +36,11 @@ async fn killed_while_redis_is_away_it_publishes_what_it_had_received() {
     let away = product.upstream.sent().len();
     until(PATIENCE, async || {
         let sent = product.upstream.sent().len() - away;
-        ensure!(sent >= 100, "{sent} of 100 messages while redis is away");
+        ensure!(sent >= 60, "{sent} of 60 messages while redis is away");
         Ok(())
     })
     .await;
+    tokio::time::sleep(SAFE).await;
     let killed = SystemTime::now();
     product.kill_daemon();
     product.stores.redis = Some(blocking(move || stopped.start_again()).await);
@@ -61,7 +62,7 @@ async fn killed_while_redis_is_away_it_publishes_what_it_had_received() {
         .collect();
     let sent = product.upstream.sent();
     let safe: Vec<_> = sent.iter().filter(|sent| sent.at + SAFE < killed).collect();
-    assert!(safe.len() >= away + 20, "{} of {}", safe.len(), sent.len());
+    assert!(safe.len() >= away + 50, "{} of {}", safe.len(), sent.len());
     let lost: Vec<_> = safe
         .iter()
         .filter(|sent| !stored.contains(sent.payload.as_ref()))

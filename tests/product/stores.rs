@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -32,7 +32,17 @@ pub(crate) struct Stores {
     pub(crate) postgres: Option<PrivatePostgres>,
     redis_url: String,
     database_url: String,
+    /// What has been read of `ttlc:raw`.
+    pub(crate) seen: tokio::sync::Mutex<Seen>,
     _seat: SemaphorePermit<'static>,
+}
+
+/// What has been read of a stream, and how far: long streams are read once, and trimming makes
+/// nothing unseen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) last: Option<String>,
+    pub(crate) entries: Vec<Arc<crate::watch::Raw>>,
 }
 
 /// An entry of a Redis stream.
@@ -74,6 +84,23 @@ impl Stores {
             postgres: None,
             redis_url,
             database_url: url.into(),
+            seen: tokio::sync::Mutex::default(),
+            _seat: seat,
+        }
+    }
+
+    /// A Redis of its own that keeps what it says it keeps, and no Postgres: for tests of ingest
+    /// and normalizer alone, which know of none.
+    pub(crate) async fn redis_only() -> Self {
+        let seat = SEATS.acquire().await.expect("never closed");
+        let redis = blocking(|| PrivateRedis::temporary(Durability::Safe)).await;
+        let redis_url = redis.url();
+        Self {
+            redis: Some(redis),
+            postgres: None,
+            redis_url,
+            database_url: "postgres://nobody@127.0.0.1:1/none".to_owned(),
+            seen: tokio::sync::Mutex::default(),
             _seat: seat,
         }
     }
@@ -94,8 +121,24 @@ impl Stores {
             postgres: Some(postgres),
             redis_url,
             database_url,
+            seen: tokio::sync::Mutex::default(),
             _seat: seat,
         }
+    }
+
+    /// From now on Redis wants this password, and its address holds it.
+    pub(crate) async fn guard_redis(&mut self, password: &str) {
+        let mut redis = self.redis().await.expect("Redis answers");
+        let set: redis::RedisResult<()> = redis::cmd("CONFIG")
+            .arg("SET")
+            .arg("requirepass")
+            .arg(password)
+            .query_async(&mut redis)
+            .await;
+        set.expect("a password");
+        let mut url = Url::parse(&self.redis_url).expect("an address");
+        url.set_password(Some(password)).expect("a host");
+        self.redis_url = url.into();
     }
 
     pub(crate) fn redis_url(&self) -> &str {
@@ -119,13 +162,26 @@ impl Stores {
 
     /// All entries that are in a stream now.
     pub(crate) async fn entries(&self, stream: &str) -> anyhow::Result<Vec<Entry>> {
-        let entries: Vec<(String, Entry)> = redis::cmd("XRANGE")
+        let entries = self.entries_after(stream, "-", usize::MAX >> 1).await?;
+        Ok(entries.into_iter().map(|(_, fields)| fields).collect())
+    }
+
+    /// So many entries from here on, with their ids; `(id` for what comes after that one.
+    pub(crate) async fn entries_after(
+        &self,
+        stream: &str,
+        from: &str,
+        count: usize,
+    ) -> anyhow::Result<Vec<(String, Entry)>> {
+        let entries = redis::cmd("XRANGE")
             .arg(stream)
-            .arg("-")
+            .arg(from)
             .arg("+")
+            .arg("COUNT")
+            .arg(count)
             .query_async(&mut self.redis().await?)
             .await?;
-        Ok(entries.into_iter().map(|(_, fields)| fields).collect())
+        Ok(entries)
     }
 
     /// The groups of a stream; none when there is no such stream.

@@ -99,6 +99,19 @@ async fn creators_are_tracked_and_untracked_at_run_time_and_it_outlives_a_crash(
     })
     .await;
 
+    for (name, least) in [("Room-B", 2), ("room-c", 2)] {
+        until(PATIENCE, async || {
+            let again = life(&product, name, "CONNECTED").await?.len();
+            let again = again
+                + life(&product, &name.to_lowercase(), "CONNECTED")
+                    .await?
+                    .len();
+            ensure!(again >= least, "{again} connections of {name}");
+            Ok(())
+        })
+        .await;
+    }
+
     // One that the setting names, too.
     let connections = product.upstream.counts().connections;
     command(&product, r#"{"command":"untrack","uniqueId":"ROOM-A"}"#).await;

@@ -1,11 +1,11 @@
-//! `cargo xtask bench`: throughput and latency of the whole product, optimised builds.
+//! `cargo xtask bench`: throughput and latency of the whole product; `cargo xtask bench ingest`:
+//! normalizing, and what a room costs. Optimised builds.
 //!
-//! In: arguments for the bench program of the `tests` package, passed on as they are. Out: its
-//! report. This module brings what it measures: a private Redis and Postgres that wait for the
-//! disk as in production, the migrated tables, the Worker built with link-time optimisation. The
-//! bench program starts the daemon and the stand-in itself, because it controls their load. It
-//! reads `REDIS_URL`, `DATABASE_URL`, `API_URL` (the Worker) and `TTLC_PROGRAM` (the daemon's
-//! program).
+//! In: what to measure, and arguments for the bench program (`tests/bench`), passed on as they are.
+//! Out: its report. This module brings what it measures: a private Redis (and Postgres) that waits
+//! for the disk as in production, for the product also the migrated tables and the Worker built
+//! with link-time optimisation, for ingest the decoder in Node that it is compared with. The bench
+//! program starts the daemon and the stand-in itself, because it controls their load.
 
 use std::{path::PathBuf, process::Command};
 
@@ -20,8 +20,22 @@ use crate::{
     ui,
 };
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Subject {
+    /// From TikTok's frames to Postgres, and to a live viewer
+    Product,
+    /// Decoding and normalizing, memory per room, from the socket to Redis
+    Ingest,
+    /// Both
+    All,
+}
+
 /// Runs it once.
-pub fn run(arguments: &[String]) -> Result<()> {
+pub fn run(subject: Subject, arguments: &[String]) -> Result<()> {
+    if subject == Subject::All && !arguments.is_empty() {
+        bail!("each bench has arguments of its own: name one");
+    }
     let mut build = Command::new(project::cargo());
     build
         .args([
@@ -30,7 +44,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             "--package",
             "daemon",
             "--package",
-            "tests",
+            "bench",
         ])
         .args(["--bin", "ttlc", "--bin", "bench"])
         .current_dir(project::root());
@@ -38,26 +52,50 @@ pub fn run(arguments: &[String]) -> Result<()> {
         processes::run("cargo", build)
     })?;
     node::install_edge_tools()?;
+    if matches!(subject, Subject::Ingest | Subject::All) {
+        ingest(arguments)?;
+    }
+    if matches!(subject, Subject::Product | Subject::All) {
+        product(arguments)?;
+    }
+    Ok(())
+}
+
+fn ingest(arguments: &[String]) -> Result<()> {
+    node::install_bench()?;
+    let redis = PrivateRedis::temporary(Durability::Safe)?;
+    let mut bench = Command::new(release("bench"));
+    bench.arg("ingest").env("BENCH_NODE", node::node());
+    start(bench, arguments, &redis)
+}
+
+fn product(arguments: &[String]) -> Result<()> {
     ui::build()?;
     edge::build(edge::Profile::Release)?;
 
     let redis = PrivateRedis::temporary(Durability::Safe)?;
     let postgres = PrivatePostgres::temporary(Durability::Safe)?;
-    let program = release("ttlc");
-    let mut migrate = stack::ttlc(&program, &redis.url(), &postgres.url());
+    let mut migrate = stack::ttlc(&release("ttlc"), &redis.url(), &postgres.url());
     migrate.arg("migrate");
     processes::run_silently("migrate", migrate)?;
     let worker = Worker::start(WorkerOptions::new(redis.url(), postgres.url()))?;
 
-    let spool = TemporaryFolder::new("spool")?;
     let mut bench = Command::new(release("bench"));
+    bench
+        .arg("product")
+        .env("DATABASE_URL", postgres.url())
+        .env("API_URL", worker.url());
+    start(bench, arguments, &redis)
+}
+
+/// Runs the bench program to its end.
+fn start(mut bench: Command, arguments: &[String], redis: &PrivateRedis) -> Result<()> {
+    let spool = TemporaryFolder::new("spool")?;
     bench
         .args(arguments)
         .current_dir(project::root())
         .env("REDIS_URL", redis.url())
-        .env("DATABASE_URL", postgres.url())
-        .env("API_URL", worker.url())
-        .env("TTLC_PROGRAM", program)
+        .env("TTLC_PROGRAM", release("ttlc"))
         .env("SPOOL_DIR", spool.path());
     let plain: Sink = Box::new(progress::line);
     let mut process = Process::start("bench", bench, plain)?;

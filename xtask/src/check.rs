@@ -151,7 +151,11 @@ fn page() -> Result<()> {
 /// A lock file names packages and hashes, not the server that somebody downloaded them from.
 fn lock_files() -> Result<()> {
     let root = project::root();
-    for file in ["package-lock.json", "ui/package-lock.json"] {
+    for file in [
+        "package-lock.json",
+        "tests/bench/node/package-lock.json",
+        "ui/package-lock.json",
+    ] {
         let text =
             fs::read_to_string(root.join(file)).with_context(|| format!("reading {file}"))?;
         if let Some(line) = first_address(&text) {

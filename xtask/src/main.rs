@@ -39,8 +39,11 @@ enum Command {
     },
     /// Format, lints for native and wasm32, licences, secrets, lock files, types of the page
     Check,
-    /// Measure throughput and latency of the whole product
+    /// Measure the product (throughput, latency), or ingest (normalizing, memory per room)
     Bench {
+        /// What to measure
+        #[arg(value_enum, default_value_t = bench::Subject::Product)]
+        subject: bench::Subject,
         /// For the bench program; `-- --help` lists what it takes
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -83,7 +86,7 @@ fn run(command: Command) -> Result<()> {
         Command::Dev { reset, verbose } => dev::run(dev::Options { reset, verbose }),
         Command::Test { filter, no_check } => test::run(&test::Options { filter, no_check }),
         Command::Check => check::run(),
-        Command::Bench { arguments } => bench::run(&arguments),
+        Command::Bench { subject, arguments } => bench::run(subject, &arguments),
         Command::Nightly { seconds, cases } => nightly::run(nightly::Options { seconds, cases }),
         Command::Edge { release } => {
             node::install_edge_tools()?;

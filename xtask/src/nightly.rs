@@ -109,7 +109,7 @@ fn build() -> Result<PathBuf> {
     let mut cargo = Command::new(project::cargo());
     cargo
         // With a target named, what runs while building is built without these flags.
-        .args(["build", "--release", "--locked", "--target", &host])
+        .args(["build", "--release", "--target", &host])
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(project::root().join("fuzz"))

@@ -32,6 +32,11 @@ pub fn install_ui() -> Result<()> {
     install(&project::root().join("ui"), "ui")
 }
 
+/// Installs what the ingest bench compares with.
+pub fn install_bench() -> Result<()> {
+    install(&project::root().join("tests/bench/node"), "bench")
+}
+
 /// Node 22 of the root `package.json`.
 pub fn node() -> PathBuf {
     project::root().join("node_modules/node/bin/node")

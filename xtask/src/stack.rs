@@ -249,6 +249,8 @@ pub struct StandIn {
 impl StandIn {
     /// The creators it knows.
     pub const CREATORS: &str = "room-a,room-b,room-c,room-d,mixed";
+    /// The key that its Euler side takes. No secret: it opens nothing but the stand-in.
+    const EULER_KEY: &str = "stand-in";
 
     /// Starts it on a free port. Holes in the captures are cut to `max_gap`.
     pub fn start(program: &Path, max_gap: Duration, sink: Sink) -> Result<Self> {
@@ -257,6 +259,7 @@ impl StandIn {
             .args(["--listen", "127.0.0.1:0", "--captures"])
             .arg(project::root().join("tests/fixtures/captures"))
             .args(["--max-gap-ms", &max_gap.as_millis().to_string()])
+            .args(["--euler-key", Self::EULER_KEY])
             .current_dir(project::root());
         progress::apply_colours(&mut command);
         let (tell, told) = mpsc::channel();
@@ -296,7 +299,9 @@ impl StandIn {
             daemon.env(name, &self.url);
         }
         daemon
-            .env("INGEST_PROVIDER", "direct")
+            .env("EULER_WS_URL", self.url.replacen("http", "ws", 1))
+            // The user's own key is none of its business.
+            .env("EULER_API_KEY", Self::EULER_KEY)
             .env("TIKTOK_UNIQUE_ID", Self::CREATORS)
             // Its creators are offline for seconds, not for hours.
             .env("OFFLINE_POLL_SECONDS", "2")

@@ -16,7 +16,13 @@ use redis::Script;
 use shared::streams::events;
 use shared::time::Timestamp;
 
-use super::{Bus, Consumer, DeadLetter, Error, FUSE, LEASE, Owner};
+use super::{Bus, Consumer, DeadLetter, Error, FUSE, Owner};
+
+/// How long a role is held without a sign of life. Short: after a crash nothing is normalized for
+/// so long, also where the next process is there at once.
+pub const ROLE_LEASE: Duration = Duration::from_secs(4);
+/// How often its holder renews it.
+pub const ROLE_RENEW: Duration = Duration::from_secs(1);
 
 /// KEYS: raw, events, dlq, lease, state. ARGV: group, consumer, owner, the lease's life in ms, the
 /// batch's number, the first raw entry's id or an empty text, how many fields of the state, for each
@@ -256,7 +262,7 @@ impl Consumer {
         call.arg(self.group)
             .arg(&self.name)
             .arg(owner.to_string())
-            .arg(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX))
+            .arg(u64::try_from(ROLE_LEASE.as_millis()).unwrap_or(u64::MAX))
             .arg(batch.number)
             .arg(first.unwrap_or_default())
             .arg(batch.state.len());

@@ -11,7 +11,10 @@
 //! Publishing again after a lost reply changes nothing: a number that is not above the room's
 //! highest was published before. What a former owner publishes late (from its spool, after it has
 //! the room again) comes with lower numbers; there the memory of messages tells what the other
-//! owner has published meanwhile.
+//! owner has published meanwhile, and late batches are remembered as such. What comes again in
+//! other batches (after a crash, or when the reply was lost just before the room changed hands) is
+//! recognised by message id only; what has none is published twice then, with the same `eventId`,
+//! by which storage knows it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,7 +32,7 @@ pub const RENEW: Duration = Duration::from_secs(3);
 
 /// How long a room's highest sequence number is remembered, in seconds.
 const SEQ_TTL: u64 = 30 * 24 * 3600;
-/// How many messages of a room are remembered, and for how many seconds after the last: TikTok
+/// How many messages of a room, and how many late batches, are remembered, and for how many seconds after the last: TikTok
 /// sends a few dozen again at each connect, seconds to minutes old.
 const SEEN: u64 = 1_000;
 const SEEN_TTL: u64 = 3600;
@@ -71,19 +74,20 @@ const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0";
 
-/// KEYS: raw, then fence, seq and seen of each room. ARGV: owner, the fuse, the life of
+/// KEYS: raw, then fence, seq, seen and late of each room. ARGV: owner, the fuse, the life of
 /// seq, how many messages are remembered and for how long, then for each room: token,
-/// `1` for late messages, how many envelopes, and for each of these its number, its member of seen
+/// the name of a late batch or an empty text, a number that must be known or an empty text, how
+/// many envelopes, and for each of these its number, its member of seen
 /// or an empty text, how many words, and these: what XADD takes.
 /// Returns two lists: the numbers of refused rooms, and pairs of room and sequence number of late
 /// messages that the room had seen under another number.
 const PUBLISH: &str = r"
 local owner, maxlen, refused, repeats, behind, i = ARGV[1], ARGV[2], {}, {}, {}, 6
-for r = 1, (#KEYS - 1) / 3 do
-  local fence, seq, seen = KEYS[3 * r - 1], KEYS[3 * r], KEYS[3 * r + 1]
+for r = 1, (#KEYS - 1) / 4 do
+  local fence, seq, seen, done = KEYS[4 * r - 2], KEYS[4 * r - 1], KEYS[4 * r], KEYS[4 * r + 1]
   local last = redis.call('HMGET', fence, 'owner', 'token')
   local ours = last[1] == owner and last[2] == ARGV[i]
-  local late, after, count = ARGV[i + 1] == '1', tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local name, after, count = ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local highest_known = redis.call('GET', seq)
   local floor = tonumber(highest_known or '-1')
   if not ours then
@@ -93,12 +97,19 @@ for r = 1, (#KEYS - 1) / 3 do
     behind[#behind + 1] = r
     behind[#behind + 1] = highest_known or ''
   end
+  local late = name ~= ''
+  local again = ours and late and redis.call('ZSCORE', done, name)
+  if ours and late and not again then
+    redis.call('ZADD', done, ARGV[i + 4], name)
+    redis.call('ZREMRANGEBYRANK', done, 0, -1 - tonumber(ARGV[4]))
+    redis.call('EXPIRE', done, ARGV[5])
+  end
   local top, highest, remember = floor, nil, {}
   i = i + 4
   for _ = 1, count do
     local number, member, words = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
     if ours then
-      local publish = late or number > floor
+      local publish = late and not again or not late and number > floor
       if late and member ~= '' then
         local known = redis.call('ZSCORE', seen, member)
         if known then
@@ -308,11 +319,11 @@ impl Bus {
                 .arg(SEEN_TTL);
             for &index in &ours {
                 let batch = &batches[index];
-                for key in ["fence", "seq", "seen"] {
+                for key in ["fence", "seq", "seen", "late"] {
                     call.key(self.room_key(key, batch.stream_id));
                 }
                 call.arg(batch.token)
-                    .arg(u8::from(batch.late))
+                    .arg(late_name(batch))
                     .arg(
                         batch
                             .after
@@ -354,6 +365,22 @@ impl Bus {
             }
         }
         Ok(published)
+    }
+}
+
+/// How a late batch is remembered; empty for another, and for one that is empty. Numbers do not
+/// repeat in a room, but a gap may have that of the message it stands for.
+fn late_name(batch: &RoomBatch<'_>) -> String {
+    match batch.envelopes.as_slice() {
+        [first, .., last] if batch.late => format!(
+            "{}-{} {} {}",
+            first.seq_no,
+            last.seq_no,
+            batch.envelopes.len(),
+            first.kind
+        ),
+        [only] if batch.late => format!("{} {}", only.seq_no, only.kind),
+        _ => String::new(),
     }
 }
 

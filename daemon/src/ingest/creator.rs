@@ -1,42 +1,43 @@
 //! One creator, from waiting for a broadcast to its end, and again.
 //!
 //! In: a name. Out: sessions in the outbox and the creator's status. Each attempt goes the whole
-//! way (look, claim, enter), since a signed address is good for one connection. Who is offline is
-//! looked at again politely; what fails is tried again by the reconnect policy, or when upstream
-//! says so, and [`choice`](super::choice) says by which provider. An attempt that fails once the
-//! room is known is an `ERROR` in its events; before that there is only the status and the log.
+//! way (look, claim, enter, follow), since a signed address is good for one connection; `claim` and
+//! `follow` are files of their own. Who is offline is looked at again politely; what fails is tried
+//! again by the reconnect policy, or when upstream says so, and [`choice`](super::choice) says by
+//! which provider. An attempt that fails once the room is known is an `ERROR` in its events; before
+//! that there is only the status and the log.
 //!
 //! A room that another daemon reads is left alone: we ask Redis every 2 s, and nobody else. Whoever
 //! loses a room stops reading it at once and says nothing more in it. A crash of this task leaves
 //! the numbers of the room in Redis, and time in them: the next one begins above them.
 
-use std::pin::pin;
+mod claim;
+mod follow;
+
 use std::time::Duration;
 
 use jiff::Timestamp as Clock;
-use metrics::{counter, gauge};
+use metrics::counter;
 use shared::raw::control;
 use shared::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::claim::Claimed;
+use self::follow::Followed;
 use super::budget::Urgency;
 use super::choice::{Choice, Preference, Verdict};
 use super::failure::Failure;
 use super::lease::{Lease, Leases};
 use super::options::Policy;
-use super::outbox::{Outlet, Parcel};
-use super::provider::{Connection, Delivery as _, End, Providers, Room, Sighting, Sources};
-use super::reconnect::{Reconnect, at_least, jittered};
+use super::outbox::Outlet;
+use super::provider::{Delivery as _, Providers, Room, Sighting, Sources};
+use super::reconnect::{Reconnect, at_least};
 use super::session::{Lifecycle, Session};
 use super::status::Board;
-use crate::bus::{CreatorStatus, LEASE};
-use crate::metrics::{ATTEMPTS_FAILED, CONNECTIONS, CONNECTS, DISCONNECTS, PROVIDER_CHANGES};
+use crate::bus::CreatorStatus;
+use crate::metrics::{ATTEMPTS_FAILED, PROVIDER_CHANGES};
 
-/// Between two tries to take a room that another daemon reads: Redis only is asked.
-const STANDBY_POLL: Duration = Duration::from_secs(2);
-/// Between two questions whether Redis is back.
-const REDIS_RETRY: Duration = Duration::from_secs(1);
 /// For so long after a connection its room is taken as running when TikTok does not let us look.
 const TRUSTED_FOR: Duration = Duration::from_mins(10);
 
@@ -116,23 +117,6 @@ enum Outcome {
     Failed(Failure),
 }
 
-/// How the claim of a room ended.
-enum Claimed {
-    /// It is ours, and its session is there.
-    Ours,
-    /// It is ours after another daemon had it for a while: what we know of it is old.
-    Late,
-    /// Told to stop.
-    Stopped,
-}
-
-/// What becomes of a connection.
-enum Followed {
-    Over(Outcome),
-    /// The first choice is in the room and takes over.
-    HandBack(Box<Connection>),
-}
-
 impl Creator {
     /// Fails where no HTTP client can be made.
     pub(super) fn new(name: String, parts: Parts) -> Result<Self, String> {
@@ -192,7 +176,9 @@ impl Creator {
             Urgency::Poll
         };
         let which = self.choice_for_now();
-        let Some(mut seen) = stop.or(self.sources.look(&self.name, urgency)).await else {
+        // Boxed here and below is what is large and soon over: its memory is not the room's.
+        let looking = Box::pin(self.sources.look(&self.name, urgency));
+        let Some(mut seen) = stop.or(looking).await else {
             return Outcome::Stopped;
         };
         let mut shown = None;
@@ -308,267 +294,6 @@ impl Creator {
         self.choice.current()
     }
 
-    /// Reads the connection to its end, and says in the room's events how it began and ended.
-    async fn follow(&mut self, room: &Room, mut connection: Connection, stop: &Stop) -> Followed {
-        // Both are there since the claim.
-        let (Some(mut session), Some(lost)) = (
-            self.session.take(),
-            self.lease.as_ref().map(|lease| lease.lost.clone()),
-        ) else {
-            return Followed::Over(Outcome::Again);
-        };
-        let attempt = self.reconnect.failures() + 1;
-        let provider = self.choice.current().name();
-        let reason = if session.is_again() {
-            "reconnect"
-        } else {
-            "start"
-        };
-        let connected = Lifecycle {
-            title: room.title.clone(),
-            owner_id: room.owner_id.clone(),
-            owner_nickname: room.owner_nickname.clone(),
-            started_at: room.started_at,
-            ..self.lifecycle(room, attempt, reason)
-        };
-        session.count_for(provider);
-        let mut first = Parcel::from(session.lifecycle(control::CONNECTED, &connected, now()));
-        let backlog = connection.backlog(&mut session);
-        first.envelopes.extend(backlog.envelopes);
-        first.dead_letters.extend(backlog.dead_letters);
-        let room = &Room {
-            id: connection.room_id().to_owned(),
-            ..room.clone()
-        };
-        let (stream_id, session_id, before) = (room.id.as_str(), session.id(), session.counts());
-        tracing::info!(creator = self.name, stage = "ingest", stream_id, %session_id, provider, attempt, reason, "connected");
-        counter!(CONNECTS, "provider" => provider, "reason" => reason).increment(1);
-        self.set_status("live", Some(stream_id), Some(reason), None, None);
-
-        let open = Open::new(provider);
-        let (end, next) = self
-            .read(room, connection, &mut session, first, &lost, stop)
-            .await;
-        drop(open);
-
-        let counts = session.counts();
-        counter!(DISCONNECTS, "provider" => provider, "reason" => end.reason).increment(1);
-        tracing::info!(creator = self.name, stage = "ingest", stream_id, %session_id, provider,
-            reason = end.reason, close_code = end.close_code, detail = end.detail,
-            messages = counts.messages, repeats = counts.repeats, malformed = counts.malformed, "disconnected");
-        if end.reason == "lease_lost" {
-            // The room is another's: not a word more in it.
-            self.lease = None;
-            self.session = Some(session);
-            return Followed::Over(Outcome::Again);
-        }
-        let disconnected = Lifecycle {
-            close_code: end.close_code,
-            detail: end.detail.clone(),
-            ..self.lifecycle(room, attempt, end.reason)
-        };
-        let goodbye = session.lifecycle(control::DISCONNECTED, &disconnected, now());
-        self.parts.outlet.send_now(goodbye.into());
-        session.close();
-        self.session = Some(session);
-
-        // What came with the signature is no sign that the socket works.
-        let worked = counts.messages > before.messages || counts.repeats > before.repeats;
-        if worked {
-            self.reconnect.reset();
-            self.choice.delivered();
-        }
-        if let Some(connection) = next {
-            return Followed::HandBack(Box::new(connection));
-        }
-        Followed::Over(match end.reason {
-            "shutdown" | "untracked" => Outcome::Stopped,
-            "stream_end" => Outcome::Waiting("stream_end"),
-            reason if worked => {
-                self.trusted = Some((room.clone(), Instant::now()));
-                let detail = end.detail;
-                self.set_status("connecting", Some(stream_id), Some(reason), detail, None);
-                Outcome::Dropped
-            }
-            _ => Outcome::Failed(Failure::to_deliver(end, stream_id.to_owned())),
-        })
-    }
-
-    /// Reads until the connection ends, we are told to stop, the room is lost to another daemon, or
-    /// the first choice has come into the room beside: then its connection is returned, too.
-    async fn read(
-        &mut self,
-        room: &Room,
-        connection: Connection,
-        session: &mut Session,
-        first: Parcel,
-        lost: &CancellationToken,
-        stop: &Stop,
-    ) -> (End, Option<Connection>) {
-        let halt = stop.this.child_token();
-        let Parts { outlet, policy, .. } = &self.parts;
-        let (choice, sources, name) = (&mut self.choice, &mut self.sources, &self.name);
-        let mut reading = pin!(connection.run(session, first, outlet, policy.silence, &halt));
-        let mut joining = pin!(async {
-            loop {
-                let Some(due) = choice.due() else {
-                    std::future::pending::<()>().await;
-                    continue;
-                };
-                tokio::time::sleep_until(due).await;
-                match Box::pin(sources.join(choice.first(), name, room)).await {
-                    Ok(connection) => break connection,
-                    Err(failure) => {
-                        tracing::info!(
-                            creator = name,
-                            stage = "ingest",
-                            provider = choice.first().name(),
-                            reason = failure.reason,
-                            error = failure.detail,
-                            "the first choice does not work yet"
-                        );
-                        choice.hand_back_failed(&failure);
-                    }
-                }
-            }
-        });
-        let mut why = None;
-        let mut next = None;
-        let end = loop {
-            tokio::select! {
-                biased;
-                end = &mut reading => break end,
-                () = lost.cancelled(), if why.is_none() => {
-                    why = Some("lease_lost");
-                    halt.cancel();
-                }
-                connection = &mut joining, if why.is_none() => {
-                    next = Some(connection);
-                    why = Some("hand_back");
-                    halt.cancel();
-                }
-            }
-        };
-        if end.reason != "shutdown" {
-            // It ended by itself, whatever else was under way; but a lost room stays lost.
-            let end = match why {
-                Some("lease_lost") => End {
-                    reason: "lease_lost",
-                    ..end
-                },
-                _ => end,
-            };
-            let next = next.filter(|_| end.reason != "stream_end" && end.reason != "lease_lost");
-            return (end, next);
-        }
-        let stopped = stop.this.is_cancelled();
-        let reason = if stopped {
-            stop.reason()
-        } else {
-            why.unwrap_or("shutdown")
-        };
-        (End { reason, ..end }, next.filter(|_| !stopped))
-    }
-
-    /// Makes the room ours and its session the one of the coming attempt. Asks Redis for as long as
-    /// it takes.
-    async fn claim(&mut self, stream_id: &str, stop: &Stop) -> Claimed {
-        let session = self.session.as_mut();
-        if let Some(session) = session.filter(|session| session.stream_id() == stream_id)
-            && self
-                .lease
-                .as_ref()
-                .is_some_and(|lease| !lease.lost.is_cancelled())
-        {
-            session.renew(now());
-            return Claimed::Ours;
-        }
-        self.give_back().await;
-        let (mut failures, mut late) = (0_u32, false);
-        let lease = loop {
-            match stop.or(self.parts.leases.claim(stream_id)).await {
-                None => return Claimed::Stopped,
-                Some(Ok(Some(lease))) => break lease,
-                Some(Ok(None)) => {
-                    if !late {
-                        tracing::info!(
-                            creator = self.name,
-                            stage = "ingest",
-                            stream_id,
-                            "another daemon reads the room, standing by"
-                        );
-                    }
-                    late = true;
-                    self.sources.leave();
-                    self.set_status("standby", Some(stream_id), None, None, None);
-                    if stop
-                        .or(tokio::time::sleep(jittered(STANDBY_POLL)))
-                        .await
-                        .is_none()
-                    {
-                        return Claimed::Stopped;
-                    }
-                }
-                Some(Err(error)) => {
-                    failures += 1;
-                    tracing::warn!(creator = self.name, stage = "ingest", stream_id, %error, failures,
-                        "cannot claim the room, trying again");
-                    late = true;
-                    self.sources.leave();
-                    if stop.or(self.until_redis_is_back()).await.is_none() {
-                        return Claimed::Stopped;
-                    }
-                }
-            }
-        };
-        let known = self
-            .session
-            .take()
-            .filter(|session| session.stream_id() == stream_id);
-        let session = match known {
-            // Nobody else has had the room meanwhile: it goes on as it was.
-            Some(mut session) if self.token == lease.memory.token => {
-                session.renew(now());
-                session
-            }
-            known => {
-                let ours = known.and_then(|session| session.last_seq());
-                // What is on its way to Redis counts as much as what is there.
-                let waiting = self.parts.outlet.remembered(stream_id);
-                let floor = lease.memory.floor.max(ours).max(waiting.floor);
-                let mut session = Session::new(stream_id.to_owned(), floor, now());
-                session.remember(lease.memory.seen.clone());
-                session.remember(waiting.seen);
-                session
-            }
-        };
-        self.token = lease.memory.token;
-        self.session = Some(session);
-        self.lease = Some(lease);
-        if late { Claimed::Late } else { Claimed::Ours }
-    }
-
-    /// Until Redis answers, and a whole lease longer: whoever has the room shall keep it across an
-    /// outage.
-    async fn until_redis_is_back(&self) {
-        loop {
-            tokio::time::sleep(jittered(REDIS_RETRY)).await;
-            if self.parts.leases.ping().await {
-                break;
-            }
-        }
-        tokio::time::sleep(LEASE).await;
-    }
-
-    /// Lets others have the room. What was received has been handed to the outbox before.
-    async fn give_back(&mut self) {
-        if self.lease.take().is_some()
-            && let Some(session) = &self.session
-        {
-            self.parts.leases.release(session.stream_id()).await;
-        }
-    }
-
     /// A look that shows nothing. Where it shows at least the room, that is an event there.
     async fn failed_look(&mut self, failure: Failure, stop: &Stop) -> Outcome {
         let Some(id) = failure.stream_id.clone() else {
@@ -641,7 +366,11 @@ impl Creator {
                 // What the one was told to wait does not bind the other.
                 self.reconnect.failed()
             }
-            Verdict::GiveUp => None,
+            Verdict::GiveUp => {
+                // It counts, whatever pause it would have led to.
+                self.reconnect.failed();
+                None
+            }
         };
         let attempt = self.reconnect.failures();
         if let Some(pause) = pause {
@@ -665,7 +394,7 @@ impl Creator {
                 reason,
                 attempt,
                 error = detail,
-                "giving up until restarted, or tracked again"
+                "giving up until restarted, or untracked and tracked again"
             );
         }
         self.set_status(
@@ -720,22 +449,9 @@ impl Creator {
     }
 }
 
-/// Counts an open connection, also when its task is dropped.
-struct Open(&'static str);
-
-impl Open {
-    fn new(provider: &'static str) -> Self {
-        gauge!(CONNECTIONS, "provider" => provider).increment(1);
-        Self(provider)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        gauge!(CONNECTIONS, "provider" => self.0).decrement(1);
-    }
-}
-
 fn now() -> Timestamp {
     Clock::now().into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,14 +7,17 @@
 //! In the order of the data: `options` says whom to follow, `command` and `tracked` change that
 //! while the daemon runs, `creator` is one task for each, `provider` is the seam behind which rooms
 //! are read and `choice` says by whom, `direct` speaks TikTok's protocol and `euler` Euler Stream's,
-//! `session` numbers the messages, `spool` brings them to the disk and `outbox` to Redis; `budget`,
-//! `failure`, `lease`, `reconnect` and `status` beside.
+//! `session` numbers the messages, `spool` brings them to the disk and `outbox` to Redis. Beside:
+//! `lease` (whose a room is), `status` (what the API shows), `budget`, `failure` and `reconnect` (how
+//! often upstream is asked), `socket` (what both providers do with one), `catalogue` (the list of
+//! gifts, for the normalizer).
 //!
-//! On a crash the messages of the last 100 ms are lost (they were acknowledged on receipt, as
+//! On a crash the messages of the last 100 ms may be lost (they were acknowledged on receipt, as
 //! TikTok expects it), and nothing is doubled: numbers never repeat. While Redis is away, sockets
 //! are read on, and messages wait in the spool.
 
 mod budget;
+mod catalogue;
 mod choice;
 mod command;
 mod creator;
@@ -40,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
 pub use self::choice::Which;
-use self::creator::Parts;
+use self::creator::{Creator, Parts};
 pub use self::direct::frames::{Frames, Taken};
 pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion};
 use self::lease::Leases;
@@ -82,6 +85,7 @@ pub fn warning() -> Option<&'static str> {
 ///
 /// Needs a process-wide TLS provider (`rustls`) to be installed.
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
+    let fetches_gifts = options.gift_catalogue == Switch::On;
     let settings = options.check()?;
     announce(&settings);
     let Settings {
@@ -94,6 +98,12 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         spool,
     } = settings;
     let spool = Spool::open(&spool)?;
+    let gifts = if fetches_gifts {
+        let http = direct::client(&upstream).map_err(Error::Client)?;
+        Some((http, upstream.sign.clone(), upstream.key.clone()))
+    } else {
+        None
+    };
     // A minute's worth at once: who starts with many live rooms reads them at once.
     let account = Arc::new(Budget::new(
         "euler",
@@ -118,6 +128,9 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     };
     let outbox = Outbox::new(raw, spool);
     let board = Board::default();
+    if let Some((http, base, key)) = gifts {
+        tokio::spawn(catalogue::keep(http, base, key, bus.clone(), stop.clone()));
+    }
     let after = CancellationToken::new();
     let leases_task = {
         let (leases, after) = (leases.clone(), after.clone());
@@ -139,7 +152,12 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         policy,
         preference,
     };
-    Roster::new(creators, parts)
+    let board = parts.board.clone();
+    let begin = move |name: &str, stop| {
+        let creator = Creator::new(name.to_owned(), parts.clone())?;
+        Ok(creator.run(stop))
+    };
+    Roster::new(creators, board, begin)
         .keep(bus, stop, CLOSE_DEADLINE)
         .await;
 

@@ -1,7 +1,8 @@
 //! Ingest's settings: what the environment says, checked as a whole before anything connects.
 //!
 //! In: environment variables or flags. Out: [`Settings`]. A value that cannot work is refused at
-//! start, with the variable's name and the reason; secrets are never repeated in that reason.
+//! start, with the variable's name and the reason; secrets are never repeated in that reason, nor
+//! are addresses: people put passwords and keys into them.
 
 use std::time::Duration;
 
@@ -48,14 +49,29 @@ pub struct Options {
     #[arg(long, env = "EULER_API_KEY", hide_env_values = true)]
     pub euler_api_key: Option<SecretString>,
     /// Where TikTok's website is
-    #[arg(long, env = "TIKTOK_WEB_URL", default_value = "https://www.tiktok.com", value_parser = base_url)]
-    pub tiktok_web_url: Url,
+    #[arg(
+        long,
+        env = "TIKTOK_WEB_URL",
+        default_value = "https://www.tiktok.com",
+        hide_env_values = true
+    )]
+    pub tiktok_web_url: String,
     /// Where TikTok's webcast API is
-    #[arg(long, env = "TIKTOK_WEBCAST_URL", default_value = "https://webcast.tiktok.com", value_parser = base_url)]
-    pub tiktok_webcast_url: Url,
+    #[arg(
+        long,
+        env = "TIKTOK_WEBCAST_URL",
+        default_value = "https://webcast.tiktok.com",
+        hide_env_values = true
+    )]
+    pub tiktok_webcast_url: String,
     /// Where the sign server is
-    #[arg(long, env = "EULER_API_URL", default_value = "https://api.eulerstream.com", value_parser = base_url)]
-    pub euler_api_url: Url,
+    #[arg(
+        long,
+        env = "EULER_API_URL",
+        default_value = "https://api.eulerstream.com",
+        hide_env_values = true
+    )]
+    pub euler_api_url: String,
     /// Euler's sockets
     #[command(flatten)]
     pub euler: euler::Options,
@@ -71,10 +87,14 @@ pub struct Options {
     /// Requests to Euler Stream per minute (signing, and opening its sockets), over all rooms
     #[arg(long, env = "SIGN_REQUESTS_PER_MINUTE", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=6000))]
     pub sign_requests_per_minute: u32,
+    /// Whether to fetch the list of gifts from the sign server once a day, for messages that do not
+    /// say what a gift is: on or off
+    #[arg(long, env = "GIFT_CATALOGUE", default_value = "on")]
+    pub gift_catalogue: Switch,
     /// Requests to each of TikTok's hosts per minute, over all creators
     #[arg(long, env = "TIKTOK_REQUESTS_PER_MINUTE", default_value = "240", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub tiktok_requests_per_minute: u32,
-    /// Proxy for everything sent to TikTok and the sign server: <http://host:port> or <socks5://host:port>
+    /// Proxy for everything sent to TikTok, the sign server and Euler's sockets: <http://host:port> or <socks5://host:port>
     #[arg(long, env = "UPSTREAM_PROXY", hide_env_values = true)]
     pub upstream_proxy: Option<SecretString>,
     /// Where messages wait while Redis is away.
@@ -167,6 +187,9 @@ pub enum Invalid {
         "SILENT_SOCKET_SECONDS: {0} is too short, a living connection may be silent for {PROVEN_SILENCE} s"
     )]
     Silence(u64),
+    /// An upstream's address cannot be used; it is not repeated, for it may hold a password.
+    #[error("{0}: {1}")]
+    Address(&'static str, &'static str),
     /// The proxy's address cannot be used; it is not repeated, for it may hold a password.
     #[error("UPSTREAM_PROXY: {0}")]
     Proxy(&'static str),
@@ -189,7 +212,10 @@ pub enum Invalid {
 impl Options {
     /// Checks the settings as a whole.
     pub(super) fn check(self) -> Result<Settings, Invalid> {
-        let real = is_tiktok(&self.tiktok_web_url) || is_tiktok(&self.tiktok_webcast_url);
+        let web = base_url("TIKTOK_WEB_URL", &self.tiktok_web_url)?;
+        let webcast = base_url("TIKTOK_WEBCAST_URL", &self.tiktok_webcast_url)?;
+        let sign = base_url("EULER_API_URL", &self.euler_api_url)?;
+        let real = is_tiktok(&web) || is_tiktok(&webcast);
         if real && self.offline_poll_seconds < POLITE_POLL {
             return Err(Invalid::Poll(self.offline_poll_seconds));
         }
@@ -206,7 +232,7 @@ impl Options {
         {
             return Err(Invalid::Key);
         }
-        if key.is_some() && !is_private(&self.euler_api_url) {
+        if key.is_some() && !is_private(&sign) {
             return Err(Invalid::KeyInClear);
         }
         if key.is_none() && self.ingest_provider == Which::Euler {
@@ -222,9 +248,9 @@ impl Options {
         Ok(Settings {
             creators: creators(&self.tiktok_unique_id)?,
             upstream: Upstream {
-                web: self.tiktok_web_url,
-                webcast: self.tiktok_webcast_url,
-                sign: self.euler_api_url,
+                web,
+                webcast,
+                sign,
                 sign_path: self.sign_path,
                 key,
                 proxy: proxy
@@ -266,16 +292,19 @@ fn is_private(url: &Url) -> bool {
 }
 
 /// An address that paths are appended to.
-fn base_url(text: &str) -> Result<Url, String> {
-    let mut url = Url::parse(text).map_err(|error| error.to_string())?;
+fn base_url(name: &'static str, text: &str) -> Result<Url, Invalid> {
+    let wrong = |reason| Err(Invalid::Address(name, reason));
+    let Ok(mut url) = Url::parse(text.trim()) else {
+        return wrong("no address, use https://host");
+    };
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("use http:// or https://".to_owned());
+        return wrong("use http:// or https://");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("no user or password in the address".to_owned());
+        return wrong("no user or password in the address");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("no `?` or `#` in the address".to_owned());
+        return wrong("no `?` or `#` in the address");
     }
     if !url.path().ends_with('/') {
         // `join` replaces what follows the last slash.
@@ -316,9 +345,7 @@ mod tests {
     }
 
     fn check(arguments: &[&str]) -> Result<Settings, String> {
-        let words = ["ttlc", "--tiktok-unique-id", "somebody"]
-            .iter()
-            .chain(arguments);
+        let words = ["ttlc"].iter().chain(arguments);
         let command = Command::try_parse_from(words).map_err(|error| error.to_string())?;
         command.options.check().map_err(|error| error.to_string())
     }
@@ -358,12 +385,6 @@ mod tests {
                 &["--tiktok-requests-per-minute", "0"],
                 "tiktok-requests-per-minute",
             ),
-            (&["--tiktok-web-url", "ftp://x"], "use http:// or https://"),
-            (
-                &["--euler-api-url", "https://user:pass@x"],
-                "no user or password",
-            ),
-            (&["--tiktok-webcast-url", "https://x/?a=b"], "no `?`"),
             (&["--offline-poll-seconds", "29"], "OFFLINE_POLL_SECONDS"),
             (&["--offline-poll-seconds", "0"], "offline-poll-seconds"),
             (&["--silent-socket-seconds", "19"], "SILENT_SOCKET_SECONDS"),
@@ -371,7 +392,11 @@ mod tests {
                 &["--sign-requests-per-minute", "0"],
                 "sign-requests-per-minute",
             ),
-            (&["--reconnect-max-attempts", "-1"], "unexpected argument"),
+            (&["--reconnect-max-attempts=-1"], "reconnect-max-attempts"),
+            (&["--gift-catalogue", "maybe"], "gift-catalogue"),
+            (&["--spool-dir", " "], "spool-dir"),
+            (&["--spool-max-bytes", "67108863"], "spool-max-bytes"),
+            (&["--tiktok-unique-id", "a b"], "TIKTOK_UNIQUE_ID"),
             (
                 &["--upstream-proxy", "ftp://hunter2@x:1"],
                 "UPSTREAM_PROXY: ",
@@ -395,6 +420,32 @@ mod tests {
                 !error.contains("hunter2") && !error.contains("two words"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn addresses_are_refused_without_being_repeated() {
+        for (flag, name) in [
+            ("--tiktok-web-url", "TIKTOK_WEB_URL"),
+            ("--tiktok-webcast-url", "TIKTOK_WEBCAST_URL"),
+            ("--euler-api-url", "EULER_API_URL"),
+        ] {
+            for (address, reason) in [
+                ("hunter2", "no address"),
+                ("https://me:hunter2@x:port", "no address"),
+                ("ftp://hunter2", "use http:// or https://"),
+                ("https://hunter2@x", "no user or password"),
+                ("https://me:hunter2@x", "no user or password"),
+                ("https://x/?apiKey=hunter2", "no `?`"),
+                ("https://x/#hunter2", "no `?`"),
+                ("", "no address"),
+            ] {
+                let error = check(&[flag, address])
+                    .err()
+                    .unwrap_or_else(|| panic!("{flag} {address:?} was taken"));
+                assert!(error.starts_with(&format!("{name}: {reason}")), "{error}");
+                assert!(!error.contains("hunter2"), "{error}");
+            }
         }
     }
 

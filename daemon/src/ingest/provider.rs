@@ -234,9 +234,14 @@ impl Delivery for Connection {
         silence: Duration,
         stop: &CancellationToken,
     ) -> End {
+        // Boxed: a room shall not have room for both.
         match self {
-            Self::Direct(connection) => connection.run(session, first, outlet, silence, stop).await,
-            Self::Euler(connection) => connection.run(session, first, outlet, silence, stop).await,
+            Self::Direct(connection) => {
+                Box::pin(connection.run(session, first, outlet, silence, stop)).await
+            }
+            Self::Euler(connection) => {
+                Box::pin(connection.run(session, first, outlet, silence, stop)).await
+            }
         }
     }
 }

@@ -34,6 +34,10 @@ use crate::bus::DeadLetter;
 /// The largest WebSocket message and frame that is taken, in bytes.
 const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
 pub(super) const FRAME_LIMIT: usize = 1024 * 1024;
+/// What a connection is read with, in bytes: the library allocates so much for each and fills it
+/// with zeros at every read; a longer frame gets room for itself. Its own 128 KiB would be most of
+/// what an idle room costs.
+const READ_BUFFER: usize = 4 * 1024;
 /// From the name to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A peer that takes longer to accept a few bytes is gone.
@@ -141,6 +145,7 @@ fn describe(error: &tungstenite::Error) -> String {
 /// Of the messages that we take; the library's own limits are 64 and 16 MiB.
 pub(super) fn limits() -> WebSocketConfig {
     WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(Some(MESSAGE_LIMIT))
         .max_frame_size(Some(FRAME_LIMIT))
 }

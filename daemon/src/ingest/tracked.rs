@@ -15,7 +15,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::creator::{Creator, Parts, Stop};
+use super::creator::Stop;
+use super::status::Board;
 use crate::bus::{self, Bus, Tracked};
 use crate::metrics::TASKS_RESTARTED;
 
@@ -24,10 +25,11 @@ const POLL: Duration = Duration::from_secs(2);
 /// Before a task that has failed is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
-/// All tasks, by the creators' names in lower case.
-pub(super) struct Roster {
+/// All tasks, by the creators' names in lower case. `begin` makes the task of a name.
+pub(super) struct Roster<B> {
     settings: Vec<String>,
-    parts: Parts,
+    begin: B,
+    board: Board,
     tasks: JoinSet<()>,
     running: HashMap<String, Running>,
     by_task: HashMap<Id, String>,
@@ -40,12 +42,17 @@ struct Running {
     stop: Stop,
 }
 
-impl Roster {
+impl<B, T> Roster<B>
+where
+    B: Fn(&str, Stop) -> Result<T, String>,
+    T: Future<Output = ()> + Send + 'static,
+{
     /// Nobody is followed yet.
-    pub(super) fn new(settings: Vec<String>, parts: Parts) -> Self {
+    pub(super) fn new(settings: Vec<String>, board: Board, begin: B) -> Self {
         Self {
             settings,
-            parts,
+            begin,
+            board,
             tasks: JoinSet::new(),
             running: HashMap::new(),
             by_task: HashMap::new(),
@@ -112,8 +119,9 @@ impl Roster {
                 continue;
             }
             self.failed.remove(&key);
-            match Creator::new(name.clone(), self.parts.clone()) {
-                Ok(creator) => self.start(key, name, creator, stop),
+            let stop = Stop::one(stop);
+            match (self.begin)(&name, stop.clone()) {
+                Ok(task) => self.start(key, Running { name, stop }, task),
                 Err(error) => {
                     tracing::error!(
                         stage = "ingest",
@@ -127,12 +135,11 @@ impl Roster {
         }
     }
 
-    fn start(&mut self, key: String, name: String, creator: Creator, stop: &CancellationToken) {
-        tracing::info!(stage = "ingest", creator = name, "following");
-        let stop = Stop::one(stop);
-        let task = self.tasks.spawn(creator.run(stop.clone()));
+    fn start(&mut self, key: String, running: Running, task: T) {
+        tracing::info!(stage = "ingest", creator = running.name, "following");
+        let task = self.tasks.spawn(task);
         self.by_task.insert(task.id(), key.clone());
-        self.running.insert(key, Running { name, stop });
+        self.running.insert(key, running);
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
@@ -153,7 +160,7 @@ impl Roster {
             self.failed.insert(key, Instant::now() + RESTART_PAUSE);
         }
         if stop.this.is_cancelled() {
-            self.parts.board.remove(&name);
+            self.board.remove(&name);
         }
     }
 }
@@ -180,7 +187,12 @@ fn wanted(settings: &[String], decided: &[Tracked]) -> BTreeMap<String, String> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
     use shared::time::Timestamp;
+    use tokio::time::{advance, timeout};
 
     use super::*;
 
@@ -205,5 +217,97 @@ mod tests {
         let wanted = wanted(&settings, &decided);
         let names: Vec<_> = wanted.values().map(String::as_str).collect();
         assert_eq!(names, ["bob", "carol"]);
+    }
+
+    /// How often the tasks of two creators were begun, and how often Bob's has done something.
+    #[derive(Default)]
+    struct Tally {
+        alice: AtomicU32,
+        bob: AtomicU32,
+        beats: AtomicU32,
+    }
+
+    impl Tally {
+        fn now(&self) -> (u32, u32) {
+            let count = |counter: &AtomicU32| counter.load(Ordering::SeqCst);
+            (count(&self.alice), count(&self.bob))
+        }
+    }
+
+    /// Alice's first task panics as soon as it runs; Bob's does something each second.
+    async fn task(tally: &Tally, name: &str, stop: Stop) {
+        if name == "Alice" {
+            let before = tally.alice.fetch_add(1, Ordering::SeqCst);
+            assert!(before > 0, "a defect of Alice's task");
+            stop.this.cancelled().await;
+            return;
+        }
+        tally.bob.fetch_add(1, Ordering::SeqCst);
+        let second = || tokio::time::sleep(Duration::from_secs(1));
+        while stop.this.run_until_cancelled(second()).await.is_some() {
+            tally.beats.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_ends_one_task_only_and_that_is_begun_again_after_a_pause() {
+        let tally = Arc::new(Tally::default());
+        let beats = || tally.beats.load(Ordering::SeqCst);
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let settings = vec!["Alice".to_owned(), "bob".to_owned()];
+        let mut roster = Roster::new(settings.clone(), Board::default(), |name: &str, stop| {
+            let (tally, name) = (tally.clone(), name.to_owned());
+            Ok(async move { task(&tally, &name, stop).await })
+        });
+        let stop = CancellationToken::new();
+        let everybody = || wanted(&settings, &[]);
+
+        roster.follow(everybody(), &stop);
+        let ended = roster.tasks.join_next_with_id().await.unwrap();
+        assert!(ended.as_ref().is_err_and(JoinError::is_panic), "{ended:?}");
+        metrics::with_local_recorder(&recorder, || roster.ended(ended));
+        let counted = format!("{TASKS_RESTARTED} 1");
+        let shown = recorder.handle().render();
+        assert!(shown.lines().any(|line| line == counted), "{shown}");
+
+        roster.follow(everybody(), &stop);
+        assert_eq!(roster.running.len(), 1, "not at once, or it would spin");
+        let before = beats();
+        for _ in 0..RESTART_PAUSE.as_secs() {
+            advance(Duration::from_secs(1)).await;
+            tokio::task::yield_now().await;
+        }
+        assert!(beats() > before, "bob's goes on meanwhile");
+        roster.follow(everybody(), &stop);
+        assert_eq!(roster.running.len(), 2);
+        let none = timeout(Duration::from_secs(10), roster.tasks.join_next()).await;
+        assert!(none.is_err(), "both run on");
+        assert_eq!(tally.now(), (2, 1));
+
+        stop.cancel();
+        while let Some(ended) = roster.tasks.join_next_with_id().await {
+            assert!(ended.is_ok(), "{ended:?}");
+            roster.ended(ended);
+        }
+        assert!(roster.running.is_empty() && roster.by_task.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_begun_is_tried_again_after_a_pause() {
+        let tries = AtomicU32::new(0);
+        let mut roster = Roster::new(Vec::new(), Board::default(), |_: &str, _| {
+            match tries.fetch_add(1, Ordering::SeqCst) {
+                0 => Err("no certificates".to_owned()),
+                _ => Ok(std::future::pending()),
+            }
+        });
+        let stop = CancellationToken::new();
+        let alice = || wanted(&["alice".to_owned()], &[]);
+        roster.follow(alice(), &stop);
+        roster.follow(alice(), &stop);
+        assert_eq!((tries.load(Ordering::SeqCst), roster.running.len()), (1, 0));
+        advance(RESTART_PAUSE).await;
+        roster.follow(alice(), &stop);
+        assert_eq!((tries.load(Ordering::SeqCst), roster.running.len()), (2, 1));
     }
 }

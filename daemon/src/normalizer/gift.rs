@@ -3,7 +3,8 @@
 //! Comes in: one gift message. Goes out: what this message alone says. A streak is many messages
 //! with a growing count, and its last one repeats the count with an end mark: only that one is
 //! `final`. Counts arrive out of order and ends go missing; what that needs (state over several
-//! messages, time-outs) is not done here.
+//! messages, time-outs) is done in `streaks`, and names and prices that the message lacks come from
+//! `catalogue`.
 
 use shared::event::{Coins, Gift, Person, Streak, StreakState};
 

@@ -1,22 +1,26 @@
 //! The normalizer: what TikTok said becomes what the product means.
 //!
-//! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each,
-//! to `ttlc:events`, or a dead letter. In the order of reading: [`run`] is the stage (Redis, time,
-//! retries); [`normalize`] is the table of types and is pure; [`Contract`] checks the result
-//! against the published schema. Below these: `decode` (bytes to messages; `json` makes
-//! these bytes of JSON), `user`, `gift`,
-//! `social`, `battle`, `lifecycle`, and `decoded` for messages without an event type.
+//! Comes in: raw envelopes, from the stream `ttlc:raw`. Goes out: exactly one UnifiedEvent each, to
+//! `ttlc:events`, or a dead letter; and the ends of gift streaks that never came. In the order of
+//! reading: [`run`] is the stage (Redis, time, retries), `lease` says who normalizes, `entry` what
+//! is published in a message's place; [`Normalizer`] is the rest without it; [`normalize`] is the
+//! table of types and is pure; `memory`, `streaks` and `catalogue` are what is known from the
+//! messages before; [`Contract`] checks the result against the published schema. Below these:
+//! `decode` (bytes to messages; `json` makes these bytes of JSON), `user`, `gift`, `social`,
+//! `battle`, `lifecycle`, and `decoded` for messages without an event type.
 //!
-//! Crash and redelivery: publishing and acknowledging are one script, and an event depends on its
-//! envelope alone, so doing it again changes nothing. Bad input: one message never stops the next;
-//! what cannot be read goes to the dead letters with its original fields.
+//! Crash and redelivery: publishing, acknowledging and writing down what is remembered are one
+//! script, so whoever does it again starts from the same and comes to the same. Bad input:
+//! one message never stops the next; what cannot be read goes to the dead letters with its original fields.
 
 mod battle;
 mod catalogue;
 mod decode;
 mod decoded;
+mod entry;
 mod gift;
 mod json;
+mod lease;
 mod lifecycle;
 mod limits;
 mod lines;

@@ -7,59 +7,44 @@
 //! becomes a dead letter for that. An entry that is no envelope, a message that cannot be read or
 //! an event that breaks the contract becomes a dead letter at its place in the order.
 //!
-//! Each shard has one normalizer at a time: who holds its lease. Others stand by and take over
-//! when it is given back or has lapsed, with what is written down; what the last holder has not
+//! Each shard has one normalizer at a time: who holds its lease. Others stand by and take over when
+//! it is given back or has lapsed, with what is written down; what the last holder has not
 //! published was not remembered either. One that was stopped in the middle and comes back is
-//! refused by the script. A message that ends the process again and again is taken alone after
-//! [`ALONE`] processes, so that no other is blamed, and given up after [`POISON`].
+//! refused by the script. What becomes of each entry is `entry`'s business, who holds the lease
+//! `lease`'s.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use metrics::{counter, gauge, histogram};
 use shared::streams::GROUP_NORMALIZER;
-use shared::time::Timestamp;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Checked, Known, Normalizer, Reason, Rejection, SchemaError, limits};
-use crate::bus::{
-    self, Batch, Bus, Consumer, DeadLetter, Entry, Hop, Hopped, LEASE, Outcome, Owner, RENEW, Role,
-};
+use super::entry::{hop, parts, timeout};
+use super::lease::{Lease, STANDBY};
+use super::{Known, Normalizer, SchemaError};
+use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
 use crate::metrics::{
-    NORMALIZER_ACTIVE, NORMALIZER_EVENTS, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_REJECTED,
-    NORMALIZER_STREAKS, NORMALIZER_TIMEOUTS, REDIS_ERRORS,
+    NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS, REDIS_ERRORS,
 };
 
 /// Name of this stage in logs and dead letters.
-const STAGE: &str = "normalizer";
+pub(super) const STAGE: &str = "normalizer";
 /// Name inside the group: fixed, so that the next process finds what this one left unfinished.
 const CONSUMER: &str = "normalizer";
 /// How long a read waits for entries; also how late a stop may be noticed.
 const READ_WAIT: Duration = Duration::from_secs(1);
-/// How often a standby asks whether the lease is free.
-const STANDBY: Duration = Duration::from_secs(1);
 /// How often unfinished entries are looked for when there are no others: a rival that was stopped
 /// while it waited may have been given some.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is asked what time has brought.
 const PASS: Duration = Duration::from_secs(1);
-/// How long it may take to give the lease back.
-const LET_GO: Duration = Duration::from_secs(1);
 /// How often the list of gifts is read again.
 const GIFTS: Duration = Duration::from_hours(1);
 /// How often the counts are logged, when there is something to tell.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
-/// Processes that died on an entry, before it is taken alone.
-const ALONE: u64 = 3;
-/// Processes that died on an entry, before it is given up.
-const POISON: u64 = 5;
-/// The reason of its dead letter.
-const POISONED: &str = "POISON";
-/// What stands for the message of an event that no message causes.
-const NO_RAW: &str = "{}";
-
 /// The normalizer's settings.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)] // several stages have `Options`; a group would be named after the type
@@ -94,12 +79,7 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             normalizer: Normalizer::new()?,
             batch: options.normalizer_batch.into(),
             counts: Counts::new(),
-            lease: Lease {
-                bus: bus.clone(),
-                role: Role::Normalizer(number),
-                owner: Owner::new(),
-                renewed: Instant::now(),
-            },
+            lease: Lease::new(bus.clone(), number),
             bus: bus.clone(),
             done: 0,
             looked: Instant::now(),
@@ -223,7 +203,10 @@ impl Shard {
         for entries in parts(entries) {
             self.begin(&entries, stop).await?;
             let began = Instant::now();
-            let hops: Vec<Hop> = entries.iter().map(|entry| self.hop(entry)).collect();
+            let hops: Vec<Hop> = entries
+                .iter()
+                .map(|entry| hop(&mut self.normalizer, entry))
+                .collect();
             #[expect(clippy::cast_precision_loss, reason = "at most a thousand")]
             let mean = began.elapsed().as_secs_f64() / hops.len() as f64;
             histogram!(NORMALIZER_MESSAGE).record(mean);
@@ -240,7 +223,7 @@ impl Shard {
     async fn read(&mut self, stop: &CancellationToken) -> Result<Vec<Entry>, Left> {
         let mut delays = delays();
         loop {
-            if self.lease.renewed.elapsed() > LEASE {
+            if self.lease.renewed.elapsed() > ROLE_LEASE {
                 return Err(Left::Lost); // as after an outage, or a sleep of the machine
             }
             let read = tokio::select! {
@@ -345,46 +328,6 @@ impl Shard {
         waited.ok_or(Left::Stop)
     }
 
-    fn hop(&mut self, entry: &Entry) -> Hop {
-        let mut outcomes = Vec::new();
-        let event = self.event(entry, &mut outcomes);
-        outcomes.push(event.unwrap_or_else(|rejection| dead_letter(entry, rejection)));
-        Hop {
-            raw_id: Some(entry.id.clone()),
-            outcomes,
-        }
-    }
-
-    /// The event of an entry, and before it the streaks that it shows to be over.
-    fn event(
-        &mut self,
-        entry: &Entry,
-        before: &mut Vec<Outcome>,
-    ) -> Result<Outcome, (&'static str, String)> {
-        let unreadable = |error: String| (Reason::ParseError.as_str(), error);
-        if entry.fields.is_empty() {
-            return Err(unreadable(
-                "the entry was trimmed before it was read".to_owned(),
-            ));
-        }
-        if entry.deliveries >= POISON {
-            let error = format!("{} processes have died on it", entry.deliveries);
-            return Err((POISONED, error));
-        }
-        let refused = |Rejection { reason, error }| (reason.as_str(), error);
-        let envelope = limits::envelope(|field| entry.get(field)).map_err(refused)?;
-        let taken = self.normalizer.take(&envelope);
-        before.extend(taken.timeouts.into_iter().map(timeout));
-        let Checked { event, json } = taken.event.map_err(refused)?;
-        counter!(NORMALIZER_EVENTS, "type" => event.payload.event_type().as_str()).increment(1);
-        Ok(Outcome::Event {
-            json,
-            normalized_at: now(),
-            // As it came: the exact text is what a replay normalizes again.
-            raw: entry.get("data").unwrap_or_default().to_owned(),
-        })
-    }
-
     /// Reads the list of gifts when it is time; without it gifts that do not say what they are
     /// have no name.
     async fn list_gifts(&mut self) {
@@ -403,101 +346,6 @@ impl Shard {
                 tracing::debug!(stage = STAGE, %error, "cannot read the list of gifts");
                 self.listed = None;
             }
-        }
-    }
-}
-
-/// The entries in their order, those that processes died on alone.
-fn parts(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
-    let mut parts: Vec<Vec<Entry>> = Vec::new();
-    let mut together = false;
-    for entry in entries {
-        let alone = entry.deliveries >= ALONE;
-        match parts.last_mut() {
-            Some(part) if together && !alone => part.push(entry),
-            _ => parts.push(vec![entry]),
-        }
-        together = !alone;
-    }
-    parts
-}
-
-fn timeout(checked: Checked) -> Outcome {
-    counter!(NORMALIZER_TIMEOUTS).increment(1);
-    let kind = checked.event.payload.event_type().as_str();
-    counter!(NORMALIZER_EVENTS, "type" => kind).increment(1);
-    Outcome::Event {
-        json: checked.json,
-        normalized_at: now(),
-        raw: NO_RAW.to_owned(),
-    }
-}
-
-fn dead_letter(entry: &Entry, (reason, error): (&'static str, String)) -> Outcome {
-    counter!(NORMALIZER_REJECTED, "reason" => reason).increment(1);
-    tracing::warn!(
-        stage = STAGE,
-        raw_id = entry.id,
-        stream_id = entry.get("streamId"),
-        session_id = entry.get("sessionId"),
-        kind = entry.get("type"),
-        reason,
-        error,
-        "message goes to the dead letters"
-    );
-    Outcome::DeadLetter(DeadLetter {
-        stage: STAGE,
-        reason,
-        error,
-        payload: entry.to_json(),
-        failed_at: now(),
-    })
-}
-
-/// That this process is the normalizer of a shard.
-struct Lease {
-    bus: Bus,
-    role: Role,
-    owner: Owner,
-    /// When it was last taken or renewed.
-    renewed: Instant,
-}
-
-impl Lease {
-    /// Takes or renews it; `false`: another process has it.
-    async fn take(&mut self) -> Result<bool, bus::Error> {
-        let began = Instant::now();
-        let ours = self.bus.hold(self.role, self.owner, LEASE).await?;
-        if ours {
-            self.renewed = began;
-        }
-        Ok(ours)
-    }
-
-    /// Renews it in time, until it is lost. While Redis is away nobody else can have it.
-    async fn lost(&mut self) {
-        let mut due = self.renewed + RENEW;
-        loop {
-            sleep_until(due).await;
-            match self.take().await {
-                Ok(true) => due = self.renewed + RENEW,
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::debug!(stage = STAGE, %error, "cannot renew the lease");
-                    due = Instant::now() + STANDBY;
-                }
-            }
-        }
-    }
-
-    /// Gives it back.
-    async fn let_go(self) {
-        let let_go = self.bus.let_go(self.role, self.owner);
-        if !matches!(
-            timeout_at(Instant::now() + LET_GO, let_go).await,
-            Ok(Ok(()))
-        ) {
-            tracing::debug!(stage = STAGE, "the lease lapses by itself");
         }
     }
 }
@@ -532,10 +380,6 @@ fn delays() -> impl Iterator<Item = Duration> {
         .without_max_times()
         .build()
         .map(|delay| delay.min(MAX_DELAY))
-}
-
-fn now() -> Timestamp {
-    jiff::Timestamp::now().into()
 }
 
 /// What has been done since the last report.
@@ -583,27 +427,7 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
-
-    #[test]
-    fn entries_that_processes_died_on_are_taken_alone() {
-        let entries = |deliveries: &[u64]| {
-            let entry = |(number, deliveries): (usize, &u64)| Entry {
-                id: number.to_string(),
-                fields: HashMap::new(),
-                deliveries: *deliveries,
-            };
-            parts(deliveries.iter().enumerate().map(entry).collect())
-                .iter()
-                .map(Vec::len)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(entries(&[]), [0; 0]);
-        assert_eq!(entries(&[0, 0, 2]), [3]);
-        assert_eq!(entries(&[1, 3, 5, 2, 0, 4, 0]), [1, 1, 1, 2, 1, 1]);
-    }
 
     #[test]
     fn delays_grow_to_their_limit_and_never_end() {

@@ -30,6 +30,7 @@ mod rooms;
 mod row;
 mod statistics;
 mod users;
+pub mod verify;
 mod writer;
 
 use std::time::Duration;
@@ -122,6 +123,9 @@ pub enum Error {
     /// Pruning failed; what it had finished stays done.
     #[error("prune: {0}")]
     Prune(String),
+    /// A room could not be verified.
+    #[error("verify: {0}")]
+    Verify(String),
     /// A migration failed, or differs from the one that was applied.
     #[error("migration: {0}")]
     Migration(String),

@@ -1,4 +1,5 @@
-//! Keeps the daily partitions of `events` made ahead of time.
+//! Keeps the daily partitions of `events` made ahead of time, and notes the sessions whose end
+//! may be lost.
 //!
 //! At start and every hour. Any number of processes may do it at once. When it fails for days,
 //! rows land in the default partition: nothing is lost, the writer warns about each batch.
@@ -59,7 +60,18 @@ async fn make(database: &Database) -> Result<i32, Failure> {
             )
             .await?
             .get(0);
+        let tails: i64 = transaction
+            .query_typed_one("SELECT record_unknown_tails()", &[])
+            .await?
+            .get(0);
         transaction.commit().await?;
+        if tails > 0 {
+            tracing::warn!(
+                sessions = tails,
+                reason = "unknown_tail",
+                "sessions never said goodbye: what they received last may be lost"
+            );
+        }
         Ok(made)
     };
     match tokio::time::timeout(TIMEOUT, making).await {

@@ -244,11 +244,42 @@ async fn late_messages_are_published_unless_the_room_has_seen_them() {
         "the highest number stays"
     );
 
-    // The same again, after a lost reply: what has an id is known under its own number now.
-    let held = [of(ROOM, again.token, true, &[&known, &new])];
+    // The same again, after a lost reply: the batch is known, with and without ids.
     let published = redis.bus.publish(owner(1), &held).await.unwrap();
-    assert_eq!(published.repeats, [(0, 11)]);
+    assert_eq!(published.repeats, [(0, 11)], "as it was told before");
     assert_eq!(redis.raw_numbers().await, [10, 100, 101, 12, 13]);
+
+    // In another batch: what has an id is known under its own number now.
+    let (gap, more) = (gap(11), envelope(ROOM, 14));
+    let held = [
+        of(ROOM, again.token, true, &[&known, &new]),
+        of(ROOM, again.token, true, &[&gap]),
+        of(ROOM, again.token, true, &[&more]),
+    ];
+    for _ in 0..2 {
+        let published = redis.bus.publish(owner(1), &held).await.unwrap();
+        assert_eq!(published.repeats, [(0, 11)]);
+        let numbers = redis.raw_numbers().await;
+        assert_eq!(numbers, [10, 100, 101, 12, 13, 11, 14], "the gap as well");
+    }
+
+    // A message alone is not the gap in its place.
+    let (alone, gap) = (with_id(ROOM, 15, "c"), self::gap(15));
+    for (late, repeats) in [(&alone, &[(0, 15)][..]), (&gap, &[])] {
+        let held = [of(ROOM, again.token, true, &[late])];
+        let published = redis.bus.publish(owner(1), &held).await.unwrap();
+        assert_eq!(published.repeats, repeats);
+    }
+    assert_eq!(redis.raw_numbers().await[7..], [15]);
+    let lives: i64 = redis.ask(&format!("TTL ttlc:late:{ROOM}")).await;
+    assert!((3590..=3600).contains(&lives), "{lives}");
+}
+
+fn gap(seq_no: u64) -> Envelope {
+    Envelope {
+        kind: "ControlEvent.GAP".into(),
+        ..envelope(ROOM, seq_no)
+    }
 }
 
 fn with_id(stream_id: &str, seq_no: u64, msg_id: &str) -> Envelope {

@@ -106,7 +106,7 @@ pub struct Like {
     pub raw_type: String,
     /// Likes in this batch.
     pub count: u64,
-    /// Likes of the room, as this message says; upstream it jumps back and forth.
+    /// Likes of the room: the highest total so far, since upstream it jumps back and forth.
     pub total: u64,
 }
 

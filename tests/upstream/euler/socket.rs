@@ -232,8 +232,8 @@ impl Session<'_> {
                     Tell::Drop => return Some(Ended::As(End::Drop)),
                     Tell::Reset => return Some(Ended::As(End::Reset)),
                     Tell::HalfFrame => return Some(Ended::As(End::HalfFrame)),
-                    // Not even pings, until the client gives up.
-                    Tell::Hang => while let Some(Ok(_)) = socket.next().await {},
+                    // Reading would answer the client's pings: not even that.
+                    Tell::Hang => std::future::pending().await,
                 },
             }
             for message in out {

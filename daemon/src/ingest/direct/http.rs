@@ -11,23 +11,36 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, ClientBuilder, Response};
+use rustls::client::Resumption;
 
 use super::device::{self, Device};
 use super::proxy::Proxy;
+use crate::ingest::socket::Dialer;
 
 /// For one request, with its body.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Servers whose TLS sessions a visitor can resume; TikTok's web and webcast hosts, and a spare.
+const HOSTS: usize = 4;
+/// Connections kept open to a host after their use.
+const IDLE: usize = 2;
 /// More hops than any honest page needs.
 const REDIRECTS: usize = 5;
 
-/// A client for TikTok's web hosts, with the headers and cookies of one visitor.
-pub(super) fn web_client(device: &Arc<Device>, proxy: Option<&Proxy>) -> Result<Client, String> {
+/// A client for TikTok's web hosts, with the headers and cookies of one visitor. All visitors share
+/// the system's certificates: a client that read them by itself would hold them in memory for each
+/// creator.
+pub(super) fn web_client(device: &Arc<Device>, dialer: &Dialer) -> Result<Client, String> {
+    let mut tls = rustls::ClientConfig::clone(&dialer.tls);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // But not the tickets, by which a server would see that two visitors are one.
+    tls.resumption = Resumption::in_memory_sessions(HOSTS);
     build(
         Client::builder()
+            .tls_backend_preconfigured(tls)
             .default_headers(device::web_headers())
             .cookie_provider(device.clone())
             .redirect(Policy::custom(inside_tiktok)),
-        proxy,
+        dialer.proxy.as_ref(),
     )
 }
 
@@ -44,7 +57,11 @@ pub(super) fn sign_client(proxy: Option<&Proxy>) -> Result<Client, String> {
 
 fn build(builder: ClientBuilder, proxy: Option<&Proxy>) -> Result<Client, String> {
     // `no_proxy`: only our own setting counts, or HTTP would take another way than WebSockets.
-    let mut builder = builder.timeout(TIMEOUT).connect_timeout(TIMEOUT).no_proxy();
+    let mut builder = builder
+        .timeout(TIMEOUT)
+        .connect_timeout(TIMEOUT)
+        .pool_max_idle_per_host(IDLE)
+        .no_proxy();
     if let Some(proxy) = proxy {
         builder = builder.proxy(proxy.for_http().map_err(|error| describe(&error))?);
     }

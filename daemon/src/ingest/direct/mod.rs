@@ -33,6 +33,11 @@ use super::session::Session;
 use super::socket::Dialer;
 use crate::proto::frames::FetchResult;
 
+/// A client for requests to the sign server, by the proxy if there is one.
+pub(super) fn client(upstream: &Upstream) -> Result<Client, String> {
+    http::sign_client(upstream.proxy.as_ref())
+}
+
 /// What all creators share: hosts with their budgets, settings, certificates.
 pub(super) struct Shared {
     web: Host,
@@ -82,7 +87,7 @@ impl Direct {
     /// A visitor whom TikTok has never seen.
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, String> {
         let device = Arc::new(Device::new());
-        let http = http::web_client(&device, shared.dialer.proxy.as_ref())?;
+        let http = http::web_client(&device, &shared.dialer)?;
         Ok(Self {
             shared,
             device,
@@ -107,6 +112,14 @@ impl Direct {
         let address = dial::address(room_id, result, encrypted)?;
         let cookies = self.device.socket_cookies();
         dial::dial(&self.shared.dialer, &address, &cookies, number).await
+    }
+
+    /// Closes what the look has left open: nobody asks while the room is read, and a connection
+    /// takes as much memory as all the rest of a room. The visitor stays the same.
+    fn hang_up(&mut self) {
+        if let Ok(http) = http::web_client(&self.device, &self.shared.dialer) {
+            self.http = http;
+        }
     }
 
     /// TikTok has blocked this visitor: come again as another one.
@@ -146,11 +159,14 @@ impl Source for Direct {
         };
         let room_id = signed.room_id.unwrap_or_else(|| room.id.clone());
         match self.dial(&room_id, &signed.cookie, &signed.result).await {
-            Ok(connection) => Ok(Entered {
-                room_id,
-                result: signed.result,
-                connection,
-            }),
+            Ok(connection) => {
+                self.hang_up();
+                Ok(Entered {
+                    room_id,
+                    result: signed.result,
+                    connection,
+                })
+            }
             Err(error) => {
                 self.renew_visitor(&error);
                 Err(Failure::to_dial(&error, room_id))

@@ -31,7 +31,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// An open connection.
 #[derive(Debug)]
 pub(in crate::ingest) struct Connection<S = MaybeTlsStream<TcpStream>> {
-    socket: WebSocketStream<S>,
+    /// Boxed, for it is large and handed from future to future, each of which has room for it.
+    socket: Box<WebSocketStream<S>>,
     room_id: i64,
     beats: i64,
 }
@@ -40,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// A connection whose handshake is done.
     pub(super) fn new(socket: WebSocketStream<S>, room_id: i64) -> Self {
         Self {
-            socket,
+            socket: Box::new(socket),
             room_id,
             beats: 0,
         }

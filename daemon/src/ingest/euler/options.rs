@@ -14,7 +14,12 @@ use crate::ingest::options::Switch;
 #[group(skip)] // several parts have `Options`; a group would be named after the type
 pub struct Options {
     /// Where Euler's WebSocket API is; ws:// only on this machine, for the key stands in the address
-    #[arg(long, env = "EULER_WS_URL", default_value = "wss://ws.eulerstream.com")]
+    #[arg(
+        long,
+        env = "EULER_WS_URL",
+        default_value = "wss://ws.eulerstream.com",
+        hide_env_values = true
+    )]
     pub euler_ws_url: String,
     /// In which naming Euler writes its JSON; auto: v3, which keeps most fields, else v2
     #[arg(long, env = "EULER_SCHEMA_VERSION", default_value = "auto")]

@@ -2,12 +2,14 @@
 //!
 //! In: an open socket. Out: the room that it shows, then the room's messages as parcels in the
 //! outbox, and an [`End`] that says why it is over. What comes before the room is known is kept and
-//! read again when somebody enters. Messages come as JSON, or, when asked for, as TikTok's own
-//! frames, which the direct provider's decoder reads; whichever comes is taken. Euler's own talk
-//! (`workerInfo`, `roomInfo`, `tiktok.connect`, `.disconnect`, `.rawBytes`) is about the connection
-//! and stays here; everything else goes on, known or not. What cannot be read goes to the dead
-//! letters, and the next one is read. There is no cursor and no resume: what is sent while no
-//! socket is open is lost (fact sheet §2).
+//! read again when somebody enters (`introduction`). Messages come as JSON, or, when asked for, as
+//! TikTok's own frames, which the direct provider's decoder reads; whichever comes is taken.
+//! Euler's own talk (`workerInfo`, `roomInfo`, `tiktok.connect`, `.disconnect`, `.rawBytes`) is
+//! about the connection and stays here; everything else goes on, known or not. What cannot be read
+//! goes to the dead letters, and the next one is read. There is no cursor and no resume: what is
+//! sent while no socket is open is lost (fact sheet §2).
+
+mod introduction;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,37 +17,30 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use rand::Rng as _;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
-use super::close::{self, Error, Mask, NOT_LIVE, STREAM_END};
-use super::envelope::{self, Envelope, Item};
+use super::close::{self, Mask};
+use super::envelope::{self, Item};
 use super::room::{self, News};
 use crate::ingest::direct::frame;
 use crate::ingest::direct::http::tame;
 use crate::ingest::outbox::{Outlet, Parcel};
-use crate::ingest::provider::{Delivery, End, Room};
+use crate::ingest::provider::{Delivery, End};
 use crate::ingest::session::{JsonMessage, Session};
 use crate::ingest::socket::{AFTER_END, Held, admitted, dead_letter, failed, hold, now, write};
 use crate::proto;
 use crate::proto::frames::BaseMessage;
 
-/// How long the room may take to be told.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long TikTok's side may take to be connected after that; then reading begins all the same.
-const READY_TIMEOUT: Duration = Duration::from_secs(5);
-/// What may come before the room is known, in bytes and in frames.
-const EARLY_BYTES: usize = 4 * 1024 * 1024;
-const EARLY_FRAMES: usize = 1_000;
 /// Euler closes a socket after 8 h (4555). We go before, each socket at a moment of its own.
-const LIFETIME: Duration = Duration::from_secs(7 * 3600 + 1800);
+const LIFETIME: Duration = Duration::from_mins(7 * 60 + 30);
 const LIFETIME_JITTER: Duration = Duration::from_mins(20);
 /// TikTok sends recent messages again at the beginning of a connection: so long.
 const HISTORY_WINDOW: Duration = Duration::from_mins(1);
@@ -93,84 +88,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             last_words: None,
             foreign: 0,
             _permit: permit,
-        }
-    }
-
-    /// Listens until the room is told and TikTok's side is connected; `None`: there is no
-    /// broadcast. Takes 25 s at most.
-    pub(super) async fn introduce(&mut self) -> Result<Option<Room>, Error> {
-        let mut room: Option<Room> = None;
-        let mut ready = false;
-        let mut until = self.opened + ROOM_TIMEOUT;
-        let mut bytes = 0;
-        loop {
-            if ready && room.is_some() {
-                return Ok(room);
-            }
-            let Ok(message) = timeout_at(until, self.socket.next()).await else {
-                return match room {
-                    Some(room) => Ok(Some(room)),
-                    None => Err(Error::NoRoom("it took too long".to_owned())),
-                };
-            };
-            let message = match message {
-                Some(Ok(Message::Close(frame))) => {
-                    return match self.parting(frame) {
-                        (STREAM_END | NOT_LIVE, _) => Ok(None),
-                        (code, message) => Err(Error::Closed { code, message }),
-                    };
-                }
-                Some(Ok(message)) if message.is_text() || message.is_binary() => message,
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => {
-                    let end = failed(&error);
-                    return Err(match end.close_code {
-                        Some(code) => Error::Closed {
-                            code,
-                            message: end.detail,
-                        },
-                        None => Error::NoRoom(end.detail.unwrap_or_default()),
-                    });
-                }
-                None => {
-                    return Err(Error::Closed {
-                        code: 1006,
-                        message: None,
-                    });
-                }
-            };
-            bytes += message.len();
-            if bytes > EARLY_BYTES || self.early.len() >= EARLY_FRAMES {
-                return Err(Error::NoRoom("too much came before it".to_owned()));
-            }
-            if let Some(envelope) = peek(&message, &self.mask) {
-                // Euler's clock rather than ours, since it is compared with TikTok's.
-                if let Some(theirs) = envelope.sent_ms
-                    && self.early.is_empty()
-                    && HISTORY_AGE.end > self.began_ms.abs_diff(theirs).cast_signed()
-                {
-                    self.began_ms = theirs;
-                }
-                for item in envelope.items.iter().filter_map(|item| item.as_ref().ok()) {
-                    match item.kind.as_str() {
-                        "workerInfo" => self.log_worker(&item.data),
-                        "roomInfo" => match room::read(&item.data) {
-                            Ok(News::Live(found)) => {
-                                self.room_id.clone_from(&found.id);
-                                room = Some(found);
-                                until = Instant::now() + READY_TIMEOUT;
-                            }
-                            Ok(News::Offline) => return Ok(None),
-                            Err(why) => return Err(Error::NoRoom(why)),
-                        },
-                        "tiktok.disconnect" => {}
-                        _ => ready = true,
-                    }
-                }
-            } else {
-                ready |= message.is_binary();
-            }
-            self.early.push_back(message);
         }
     }
 
@@ -347,9 +264,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         parcel: &mut Parcel,
     ) -> Option<String> {
         match item.kind.as_str() {
-            "workerInfo" | "tiktok.connect" => {}
-            // The bytes of messages that come as JSON, too; not asked for.
-            "tiktok.rawBytes" => {}
+            // The last one repeats, unasked, as bytes what comes as JSON, too.
+            "workerInfo" | "tiktok.connect" | "tiktok.rawBytes" => {}
             "tiktok.disconnect" => {
                 let reason = item.data.get("reason").and_then(Value::as_str);
                 self.last_words = reason.map(tame);
@@ -435,16 +351,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Some(words).filter(|words| !words.is_empty()),
         )
     }
-
-    fn log_worker(&self, worker: &Map<String, Value>) {
-        let text = |name: &str| Some(tame(&self.mask.hide(worker.get(name)?.as_str()?)));
-        tracing::debug!(
-            stage = "ingest",
-            web_socket_id = text("webSocketId"),
-            schema_version = text("schemaVersion"),
-            "Euler's worker answered"
-        );
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Delivery for Connection<S> {
@@ -491,17 +397,6 @@ async fn next<S: AsyncRead + AsyncWrite + Unpin>(
         Some(message) => Some(Ok(message)),
         None => socket.next().await,
     }
-}
-
-/// A message as JSON, if it is that and can be read.
-fn peek(message: &Message, mask: &Mask) -> Option<Envelope> {
-    let bytes = match message {
-        Message::Text(text) => text.clone().into(),
-        Message::Binary(bytes) => frame::inflate(bytes.clone()).ok()?,
-        _ => return None,
-    };
-    let text = std::str::from_utf8(&bytes).ok()?;
-    envelope::is_json(&bytes).then(|| envelope::read(&mask.hide(text)).ok())?
 }
 
 #[cfg(test)]

@@ -514,7 +514,7 @@ async fn it_can_be_stopped_in_every_phase() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         stopping.cancel();
     });
-    let silence = Duration::from_secs(60);
+    let silence = Duration::from_mins(1);
     let reading = connection.run(&mut session, Parcel::default(), &outlet, silence, &stop);
     let end = tokio::time::timeout(Duration::from_secs(5), reading)
         .await

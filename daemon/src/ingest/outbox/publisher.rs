@@ -2,9 +2,13 @@
 //!
 //! In: records of the log. Out: the same in Redis. Whatever fails here is Redis, not the record: it
 //! is tried again. A room that Redis refuses is somebody else's: its records become orphans, which
-//! are tried every two seconds and published before anything newer of their room. A room of which
-//! Redis knows less than was published has been rolled back or wiped: what the spool still has of
-//! it is published again, first. What is published twice after a crash is recognised by Redis.
+//! are tried every two seconds and published before anything newer of their room (`taken`). A room
+//! of which Redis knows less than was published has been rolled back or wiped: what the spool still
+//! has of it is published again, first (`loss`). What is published twice after a crash is
+//! recognised by Redis.
+
+mod loss;
+mod taken;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -373,56 +377,9 @@ impl<S: Sink> Publisher<S> {
         Ok(())
     }
 
-    // ---- rooms that were somebody else's, and a Redis that has lost something
+    // ---- every two seconds
 
-    async fn orphan(&self, entries: Vec<Entry>) {
-        if entries.is_empty() {
-            return;
-        }
-        let mut rooms: HashMap<String, Vec<bytes::Bytes>> = HashMap::new();
-        for entry in entries {
-            let room = entry.envelope.stream_id.clone();
-            let content = Content::Envelope(entry.token, entry.envelope);
-            rooms.entry(room).or_default().push(record::encode(content));
-        }
-        for (stream_id, records) in &rooms {
-            let messages = records.len();
-            tracing::warn!(
-                stage = "ingest",
-                stream_id,
-                messages,
-                "the room is not ours: its messages wait in the spool"
-            );
-        }
-        self.with_orphans(move |orphans| {
-            for (room, records) in rooms {
-                orphans.add(&room, records);
-            }
-        })
-        .await;
-    }
-
-    /// Works with the orphans where blocking is allowed.
-    async fn with_orphans<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Orphans) -> T + Send + 'static,
-    ) -> Option<T> {
-        let (orphans, log) = (self.orphans.clone(), self.log.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            let mut orphans = orphans.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = work(&mut orphans);
-            log.set_orphans(orphans.bytes());
-            result
-        });
-        match done.await {
-            Ok(result) => Some(result),
-            Err(error) => {
-                tracing::error!(stage = "ingest", %error, "the spool's orphans failed");
-                None
-            }
-        }
-    }
-
+    /// Looks for what others have left, asks Redis what it still knows, and tries the rooms of others.
     async fn tick(&mut self) -> Result<(), Stopped> {
         if self.closing.is_cancelled() {
             return Ok(());
@@ -448,195 +405,6 @@ impl<S: Sink> Publisher<S> {
         };
         wanted.extend(std::mem::take(&mut self.doubtful));
         self.regain(wanted).await?;
-        Ok(())
-    }
-
-    /// Asks Redis whether it still knows what was published of late.
-    async fn probe(&mut self) -> Result<(), Stopped> {
-        let Some(keep) = self.log.keeps() else {
-            return Ok(());
-        };
-        self.rooms.retain(|_, done| done.since.elapsed() < keep);
-        let batches: Vec<RoomBatch<'_>> = self
-            .rooms
-            .iter()
-            .filter(|(_, done)| done.floor.is_some())
-            .map(|(room, done)| RoomBatch {
-                stream_id: room,
-                token: self.sink.token(room).unwrap_or(done.token),
-                late: false,
-                after: done.floor,
-                envelopes: Vec::new(),
-            })
-            .collect();
-        let Ok(published) = self.sink.publish(&batches).await else {
-            return Ok(()); // at the next tick
-        };
-        for index in published.refused {
-            self.doubtful.insert(batches[index].stream_id.to_owned());
-        }
-        let behind = published
-            .behind
-            .iter()
-            .map(|(index, floor)| {
-                let batch = &batches[*index];
-                (batch.stream_id.to_owned(), (*floor, batch.token))
-            })
-            .collect();
-        drop(batches);
-        for room in &self.doubtful {
-            self.sink.lose(room);
-        }
-        self.refill(behind).await
-    }
-
-    /// Takes rooms, as far as nobody else has them, and publishes what waits for them. Returns
-    /// those that nothing waits for any more.
-    async fn regain(&mut self, rooms: HashSet<String>) -> Result<HashSet<String>, Stopped> {
-        let mut ours = HashMap::new();
-        let mut behind = HashMap::new();
-        for room in rooms {
-            match self.sink.claim(&room).await {
-                Ok(Some(memory)) => {
-                    let lost = self
-                        .rooms
-                        .get(&room)
-                        .is_some_and(|done| done.floor > memory.floor);
-                    if lost {
-                        behind.insert(room.clone(), (memory.floor, memory.token));
-                    }
-                    ours.insert(room, memory.token);
-                }
-                // It was taken and not wiped: what Redis knows of it is the other one's business.
-                Ok(None) => {
-                    if let Some(done) = self.rooms.get_mut(&room) {
-                        done.floor = None;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(stage = "ingest", stream_id = room, %error, "cannot claim");
-                    self.doubtful.insert(room);
-                }
-            }
-        }
-        self.refill(behind).await?;
-        let mut free = HashSet::new();
-        for (room, token) in ours {
-            if self.drain(&room, token).await? {
-                free.insert(room.clone());
-            }
-            self.sink.release(&room).await;
-        }
-        Ok(free)
-    }
-
-    /// Publishes what waits for a room; `false` if it was taken meanwhile.
-    async fn drain(&mut self, room: &str, token: u64) -> Result<bool, Stopped> {
-        let mut at = 0;
-        let mut messages = 0;
-        loop {
-            let name = room.to_owned();
-            let read = self.with_orphans(move |orphans| orphans.read(&name, at));
-            let (items, next) = match read.await {
-                Some(Ok(read)) => read,
-                Some(Err(error)) => {
-                    tracing::error!(stage = "ingest", stream_id = room, %error, "cannot read what waits for the room");
-                    return Ok(false);
-                }
-                None => return Ok(false),
-            };
-            if items.is_empty() {
-                break;
-            }
-            at = next;
-            messages += items.len();
-            let entries = decode_envelopes(&items);
-            for entries in entries.chunks(BATCH) {
-                let late = |entry: &Entry| entry.token != token;
-                for same in entries.chunk_by(|a, b| late(a) == late(b)) {
-                    let batch = RoomBatch {
-                        stream_id: room,
-                        token,
-                        late: late(&same[0]),
-                        after: None,
-                        envelopes: same.iter().map(|entry| &entry.envelope).collect(),
-                    };
-                    let batches = [batch];
-                    let published = self.insist(&batches).await?;
-                    if !published.refused.is_empty() {
-                        return Ok(false);
-                    }
-                    counter!(names::PUBLISHED).increment(same.len() as u64);
-                    self.send_gaps(repeats(&batches, &published)).await?;
-                }
-            }
-            // The lease is not renewed while we only visit.
-            if self.sink.token(room).is_none()
-                && !matches!(self.sink.claim(room).await, Ok(Some(_)))
-            {
-                return Ok(false);
-            }
-        }
-        if messages > 0 {
-            tracing::info!(
-                stage = "ingest",
-                stream_id = room,
-                messages,
-                "published what waited for the room"
-            );
-            let name = room.to_owned();
-            self.with_orphans(move |orphans| orphans.remove(&name))
-                .await;
-        }
-        Ok(true)
-    }
-
-    /// Publishes again what Redis has lost of rooms, from what the spool keeps. By room: the
-    /// highest number that Redis knows, and our token now.
-    async fn refill(&mut self, rooms: HashMap<String, (Option<u64>, u64)>) -> Result<(), Stopped> {
-        if rooms.is_empty() {
-            return Ok(());
-        }
-        let (mut at, until) = self.log.published_range();
-        let mut messages = 0_u64;
-        while at < until {
-            let log = self.log.clone();
-            let read = tokio::task::spawn_blocking(move || log.read(at, until)).await;
-            let Ok(Ok(read)) = read else {
-                tracing::error!(stage = "ingest", "cannot read what redis has lost");
-                break;
-            };
-            at = read.end.max(at + 1);
-            // A former owner's messages were not published under this token; but a token that has
-            // fallen means that Redis has forgotten the owners, too.
-            let lost = decode_envelopes(&read.items).into_iter().filter(|entry| {
-                rooms
-                    .get(&entry.envelope.stream_id)
-                    .is_some_and(|(floor, token)| {
-                        Some(entry.envelope.seq_no) > *floor && entry.token >= *token
-                    })
-            });
-            let lost: Vec<Entry> = lost.collect();
-            messages += lost.len() as u64;
-            for chunk in lost.chunks(BATCH) {
-                let envelopes = chunk.iter().map(|entry| &entry.envelope);
-                let batches = crate::bus::rooms::by_room(envelopes, |room| rooms[room].1);
-                self.insist(&batches).await?;
-            }
-        }
-        for (room, (_, token)) in &rooms {
-            if let Some(done) = self.rooms.get_mut(room) {
-                done.floor = None; // until the next message: it may be older than what is kept
-                done.token = *token;
-            }
-        }
-        counter!(names::REFILLED).increment(messages);
-        tracing::warn!(
-            stage = "ingest",
-            rooms = rooms.len(),
-            messages,
-            "redis has lost messages, published them again"
-        );
         Ok(())
     }
 

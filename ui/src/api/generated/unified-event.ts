@@ -643,7 +643,7 @@ export interface Like {
    */
   rawType: string;
   /**
-   * Likes of the room, as this message says; upstream it jumps back and forth.
+   * Likes of the room: the highest total so far, since upstream it jumps back and forth.
    */
   total: number;
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use rustls_platform_verifier::ConfigVerifierExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::ingest::socket::Dialer;
 
 const ROOM: &str = "7301234567890123456";
 
@@ -225,7 +227,11 @@ async fn look(answers: &[(&'static str, u16, String)]) -> (Result<Sighting, Erro
         }
     });
     let device = Arc::new(Device::new());
-    let http = http::web_client(&device, None).unwrap();
+    let dialer = Dialer {
+        proxy: None,
+        tls: Arc::new(rustls::ClientConfig::with_platform_verifier().unwrap()),
+    };
+    let http = http::web_client(&device, &dialer).unwrap();
     let host = Host {
         url: base,
         budget: Budget::new("test", 6_000, 100),

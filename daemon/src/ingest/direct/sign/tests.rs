@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::*;
 
@@ -152,4 +154,77 @@ fn a_repeated_key_is_struck_out() {
         text.contains("key … is unknown") && !text.contains("hunter2"),
         "{text}"
     );
+}
+
+/// Signs room 7301 against a server that takes one request; its request line and headers.
+async fn request(path: SignPath, key: Option<&str>) -> (Url, Vec<String>) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base: Url = format!("http://{}/euler/", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    let signer = Signer {
+        http: http::sign_client(None).unwrap(),
+        base: base.clone(),
+        path,
+        key: key.map(SecretString::from),
+        budget: Arc::new(Budget::new("euler", 1, 1)),
+    };
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let answer = "HTTP/1.1 404 Not Found\r\ncontent-length: 20\r\nconnection: close\r\n\r\n{\"message\":\"no one\"}";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(request).unwrap()
+    };
+    let (answer, request) = tokio::join!(signer.sign("7301"), server);
+    assert_eq!(
+        answer.unwrap_err(),
+        Error::UnknownRoom("no one".to_owned()),
+        "the answers are the same on both paths"
+    );
+    let mut lines = request.lines().map(str::to_lowercase);
+    let words = request.lines().next().unwrap().split(' ');
+    let words: Vec<&str> = words.collect();
+    assert_eq!((words[0], words[2]), ("GET", "HTTP/1.1"));
+    lines.next();
+    (base.join(words[1]).unwrap(), lines.collect())
+}
+
+#[tokio::test]
+async fn both_paths_ask_as_the_protocol_sheet_says() {
+    let of_a_room = [("room_id", "7301")];
+    let (connect, fetch) = ("/euler/webcast/rooms/7301/connect", "/euler/webcast/fetch");
+    for (path, target, room) in [
+        (SignPath::Connect, connect, &of_a_room[..0]),
+        (SignPath::Fetch, fetch, &of_a_room[..]),
+    ] {
+        for key in [None, Some("canary-key")] {
+            let (url, headers) = request(path, key).await;
+            assert_eq!(url.path(), target);
+            let mut wanted = room.to_vec();
+            wanted.extend([
+                ("client", "ttlive-other"),
+                ("user_agent", device::USER_AGENT),
+                ("client_enter", "true"),
+                ("platform", "web"),
+            ]);
+            let query: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+            let query: Vec<(&str, &str)> = query
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            assert_eq!(query, wanted, "and no key in the address");
+            let accept = "accept: application/protobuf, application/json";
+            assert!(headers.iter().any(|line| line == accept), "{headers:?}");
+            let keys: Vec<&String> = headers.iter().filter(|line| line.contains("key")).collect();
+            match key {
+                None => assert!(keys.is_empty(), "{keys:?}"),
+                Some(_) => assert_eq!(keys, ["x-api-key: canary-key"]),
+            }
+        }
+    }
 }

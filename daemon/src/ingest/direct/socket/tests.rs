@@ -41,7 +41,7 @@ impl Stage {
         let client = tokio::spawn(async move {
             let mut session = Session::new(ROOM.to_string(), None, now());
             let connection = Connection {
-                socket,
+                socket: Box::new(socket),
                 room_id: ROOM,
                 beats: 0,
             };
