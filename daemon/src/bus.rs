@@ -8,7 +8,7 @@
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
-//! `storage`, `api` and later `forwarder`; `ttlc:control` is written by the API and read by group
+//! `storage`, `api` and, where one runs, `forwarder`; `ttlc:control` is written by the API and read by group
 //! `ingest`; `ttlc:dlq` takes what no stage can process.
 //!
 //! **Keys beside the streams**:
@@ -23,7 +23,7 @@
 //! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
-//! | `ttlc:lease:normalizer`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
+//! | `ttlc:lease:normalizer`, `ttlc:lease:forwarder`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
 //! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
 //! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
@@ -285,12 +285,17 @@ impl Bus {
 
     /// Writes a dead letter to the first shard's stream.
     pub async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Error> {
+        self.dead_letter_entry(letter).await.map(|_| ())
+    }
+
+    /// The same, for who needs to know the id of its entry.
+    pub async fn dead_letter_entry(&self, letter: &DeadLetter) -> Result<String, Error> {
         let mut command = redis::cmd("XADD");
         command.arg(self.names.dlq(0));
         for word in letter.words() {
             command.arg(word.as_ref());
         }
-        Ok(command.exec_async(&mut self.manager.clone()).await?)
+        Ok(command.query_async(&mut self.manager.clone()).await?)
     }
 
     /// A reader of `stream` for `group` under a fixed `name`: the same name finds its own

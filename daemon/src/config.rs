@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use shared::streams::StreamNames;
 
 use crate::bus::trim;
-use crate::{ingest, normalizer, storage, telemetry};
+use crate::{forwarder, ingest, normalizer, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
 ///
@@ -37,6 +37,8 @@ pub enum Command {
     Normalizer(NormalizerOptions),
     /// Store unified events
     StorageWriter(StorageOptions),
+    /// Hand unified events on to an HTTP endpoint
+    Forwarder(Box<ForwarderOptions>),
     /// Normalize lines: raw.v1 envelopes as NDJSON on standard input, for each the event or its
     /// rejection on standard output; without Redis
     Normalize,
@@ -112,6 +114,9 @@ pub struct RunOptions {
     /// Storing.
     #[command(flatten)]
     pub storage: storage::Options,
+    /// Forwarding; only when `FORWARD_URL` is set.
+    #[command(flatten)]
+    pub forwarder: forwarder::Options,
 }
 
 /// Options of `ingest`.
@@ -148,6 +153,20 @@ pub struct StorageOptions {
     /// Storing.
     #[command(flatten)]
     pub storage: storage::Options,
+}
+
+/// Options of `forwarder`.
+#[derive(Args)]
+pub struct ForwarderOptions {
+    /// What every stage needs.
+    #[command(flatten)]
+    pub common: Common,
+    /// Where what becomes of each event is recorded.
+    #[command(flatten)]
+    pub database: storage::DatabaseOptions,
+    /// Where to, and how.
+    #[command(flatten)]
+    pub forwarder: forwarder::Options,
 }
 
 #[cfg(test)]

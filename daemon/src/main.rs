@@ -9,7 +9,7 @@ use daemon::bus::{Bus, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::supervise::Stages;
-use daemon::{http, ingest, normalizer, storage, telemetry};
+use daemon::{forwarder, http, ingest, normalizer, storage, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -35,11 +35,26 @@ async fn execute(command: Command) -> anyhow::Result<()> {
     let mut stages = Stages::new();
     match command {
         Command::Run(options) => {
+            options.forwarder.check()?;
             storage::migrate(&options.storage.database).await?;
             let bus = begin(&mut stages, &options.common)?;
+            let database = options.storage.database.clone();
             spawn_ingest(&mut stages, &bus, options.ingest);
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
             spawn_storage(&mut stages, &bus, options.storage);
+            if options.forwarder.enabled() {
+                spawn_forwarder(&mut stages, &bus, options.forwarder, database);
+            }
+        }
+        Command::Forwarder(options) => {
+            if !options.forwarder.enabled() {
+                options.forwarder.check()?;
+                return idle(stages, &options.common).await;
+            }
+            options.forwarder.check()?;
+            storage::migrate(&options.database).await?;
+            let bus = begin(&mut stages, &options.common)?;
+            spawn_forwarder(&mut stages, &bus, options.forwarder, options.database);
         }
         Command::Ingest(options) => {
             let bus = begin(&mut stages, &options.common)?;
@@ -144,6 +159,32 @@ fn spawn_normalizer(
 fn spawn_storage(stages: &mut Stages, bus: &Bus, options: storage::Options) {
     let bus = bus.clone();
     stages.spawn("storage-writer", |stop| storage::run(options, bus, stop));
+}
+
+fn spawn_forwarder(
+    stages: &mut Stages,
+    bus: &Bus,
+    options: forwarder::Options,
+    database: storage::DatabaseOptions,
+) {
+    let bus = bus.clone();
+    stages.spawn("forwarder", |stop| {
+        forwarder::run(options, database, bus, stop)
+    });
+}
+
+/// Without a destination there is nothing to do, and that is no failure: Compose starts every service.
+async fn idle(mut stages: Stages, common: &Common) -> anyhow::Result<()> {
+    begin(&mut stages, common)?;
+    tracing::info!(
+        stage = "forwarder",
+        "FORWARD_URL is not set: nothing is forwarded"
+    );
+    stages.spawn("forwarder", |stop| async move {
+        stop.cancelled().await;
+        anyhow::Ok(())
+    });
+    stages.run().await
 }
 
 /// Says once what can lose events in this Redis, as soon as it answers.

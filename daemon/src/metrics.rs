@@ -92,6 +92,31 @@ pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
 /// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
 pub const DEAD_LETTERS: &str = "ttlc_dead_letters_total";
 
+// ---- forwarder
+
+/// Counter of events that the destination took; no label.
+pub const FORWARDED: &str = "ttlc_forwarder_forwarded_total";
+/// Counter of requests to be repeated; label `reason` (`timeout`, `connect`, `broken`, `status_4xx` (408, 425),
+/// `status_429`, `status_5xx`, `redirect`, `status_other`).
+pub const FORWARD_RETRIED: &str = "ttlc_forwarder_retried_total";
+/// Counter of events that became dead letters; label `reason` (`FORWARD_REJECTED`, `FORWARD_EXHAUSTED`,
+/// `FORWARD_UNREACHABLE`, `FORWARD_UNREADABLE`).
+pub const FORWARD_DEAD: &str = "ttlc_forwarder_dead_lettered_total";
+/// Counter of events that need not be sent; label `reason` (`replay`, `type`, `known`).
+pub const FORWARD_SKIPPED: &str = "ttlc_forwarder_skipped_total";
+/// Counter of entries trimmed before they were forwarded: an alarm; label `kind` (`unread`, `pending`).
+pub const FORWARD_LOST: &str = "ttlc_forwarder_lost_total";
+/// Gauge: age of the oldest event that was read and is not settled, in seconds; label `shard`.
+pub const FORWARD_LAG: &str = "ttlc_forwarder_lag_seconds";
+/// Gauge: rooms with something to be sent; label `shard`.
+pub const FORWARD_LANES: &str = "ttlc_forwarder_lanes_open";
+/// Gauge of the circuit breaker: 0 closed, 1 open, 2 open with a probe under way.
+pub const FORWARD_BREAKER: &str = "ttlc_forwarder_breaker";
+/// Gauge: 1 where this process forwards, 0 where it stands by; label `shard`.
+pub const FORWARD_ACTIVE: &str = "ttlc_forwarder_active";
+/// Histogram in seconds: a request, up to its answer.
+pub const FORWARD_REQUEST: &str = "ttlc_forwarder_request_seconds";
+
 // ---- normalizer
 
 /// Counter of events published; label `type`, an `eventType`.
@@ -254,7 +279,29 @@ fn describe() {
     );
     describe_histogram!(NORMALIZER_HOP, Unit::Seconds, "Publishing a batch");
 
+    describe_forwarder();
     describe_spool();
+}
+
+fn describe_forwarder() {
+    describe_counter!(FORWARDED, "Events that the destination took");
+    describe_counter!(FORWARD_RETRIED, "Requests to be repeated, by reason");
+    describe_counter!(FORWARD_DEAD, "Events not taken, by reason");
+    describe_counter!(FORWARD_SKIPPED, "Events that need not be sent, by reason");
+    describe_counter!(FORWARD_LOST, "Entries trimmed before they were forwarded");
+    describe_gauge!(
+        FORWARD_LAG,
+        Unit::Seconds,
+        "Age of the oldest unsettled event"
+    );
+    describe_gauge!(FORWARD_LANES, "Rooms with something to be sent");
+    describe_gauge!(FORWARD_BREAKER, "0 closed, 1 open, 2 probing");
+    describe_gauge!(FORWARD_ACTIVE, "1 where this process forwards");
+    describe_histogram!(
+        FORWARD_REQUEST,
+        Unit::Seconds,
+        "A request to the destination"
+    );
 }
 
 fn describe_spool() {

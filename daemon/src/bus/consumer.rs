@@ -325,6 +325,31 @@ impl Consumer {
     }
 }
 
+impl Bus {
+    /// Entries of a stream by their ids, in the order of these; without fields where one is gone.
+    pub async fn entries(&self, stream: &str, ids: &[String]) -> Result<Vec<Entry>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut commands = redis::pipe();
+        for id in ids {
+            commands.cmd("XRANGE").arg(stream).arg(id).arg(id);
+        }
+        let replies: Vec<Value> = commands.query_async(&mut self.manager.clone()).await?;
+        let mut found = Vec::with_capacity(ids.len());
+        for (id, reply) in ids.iter().zip(replies) {
+            let reply = Value::Array(vec![Value::Array(vec![Value::Nil, reply])]);
+            let entry = entries(reply).ok_or(Error::Reply("XRANGE"))?.pop();
+            found.push(entry.unwrap_or_else(|| Entry {
+                id: id.clone(),
+                fields: HashMap::new(),
+                deliveries: 0,
+            }));
+        }
+        Ok(found)
+    }
+}
+
 /// Reads `[[stream, [[id, [field, value, …] or nil], …]]]`, or nil for nothing.
 fn entries(reply: Value) -> Option<Vec<Entry>> {
     let Value::Array(streams) = reply else {

@@ -199,6 +199,8 @@ pub struct State {
 pub enum Role {
     /// Reads a shard's raw stream.
     Normalizer(u32),
+    /// Forwards a shard's events.
+    Forwarder(u32),
     /// Obeys the control stream.
     Control,
 }
@@ -236,6 +238,7 @@ impl Bus {
     fn role_key(&self, role: Role) -> String {
         match role {
             Role::Normalizer(shard) => self.shard_key("ttlc:lease:normalizer", shard),
+            Role::Forwarder(shard) => self.shard_key("ttlc:lease:forwarder", shard),
             Role::Control => "ttlc:lease:control".to_owned(),
         }
     }

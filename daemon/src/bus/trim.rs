@@ -166,12 +166,7 @@ impl Trimmer {
         let Some(read) = group.entries_read.map(|read| read as u64) else {
             return;
         };
-        let gone_or_read = if group.last_delivered_id == size.last {
-            size.added
-        } else {
-            size.added - size.length.min(size.added)
-        };
-        let lost = gone_or_read.saturating_sub(read);
+        let lost = unread_lost(group, read, size);
         let counted = self
             .lost
             .entry((stream.to_owned(), group.name.clone()))
@@ -208,6 +203,20 @@ impl Bus {
         }
     }
 
+    /// What a group has lost unread; `None` when it is not known (no group, or an old Redis).
+    pub async fn lost(&self, stream: &str, group: &str) -> Result<Option<Lost>, Error> {
+        let size = self.size(stream).await?;
+        let groups = self.groups(stream).await?;
+        let Some(group) = groups.iter().find(|known| known.name == group) else {
+            return Ok(None);
+        };
+        Ok(group.entries_read.map(|read| Lost {
+            entries: unread_lost(group, read as u64, &size),
+            last_read: group.last_delivered_id.clone(),
+            first: size.first.clone().unwrap_or_else(|| size.last.clone()),
+        }))
+    }
+
     async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
         let reply: StreamInfoGroupsReply = redis::cmd("XINFO")
             .arg("GROUPS")
@@ -232,6 +241,10 @@ impl Bus {
         Ok(Size {
             length,
             added: number("entries-added").unwrap_or(length),
+            first: match facts.get("first-entry") {
+                Some(Value::Array(entry)) => entry.first().and_then(text),
+                _ => None,
+            },
             last: facts
                 .get("last-generated-id")
                 .and_then(text)
@@ -261,11 +274,32 @@ impl Bus {
     }
 }
 
+/// What was gone before a group read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// How many entries, since the group was made.
+    pub entries: u64,
+    /// What the group was given last.
+    pub last_read: String,
+    /// The first entry that the stream still has; the last it ever had when it is empty.
+    pub first: String,
+}
+
+fn unread_lost(group: &StreamInfoGroup, read: u64, size: &Size) -> u64 {
+    let gone_or_read = if group.last_delivered_id == size.last {
+        size.added
+    } else {
+        size.added - size.length.min(size.added)
+    };
+    gone_or_read.saturating_sub(read)
+}
+
 /// How many entries a stream has and ever had, and the id of its last one.
 struct Size {
     length: u64,
     added: u64,
     last: String,
+    first: Option<String>,
 }
 
 /// A stream entry's id, in the order of the stream.

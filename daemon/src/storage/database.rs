@@ -43,7 +43,7 @@ pub struct DatabaseOptions {
 
 impl DatabaseOptions {
     /// For the events.
-    pub(super) fn open(&self) -> Result<Database, Error> {
+    pub(crate) fn open(&self) -> Result<Database, Error> {
         let url = given(self.database_url.as_ref()).ok_or(Error::NoDatabase)?;
         Database::new("DATABASE_URL", url, self.database_ca_file.as_deref())
     }
@@ -63,7 +63,7 @@ impl DatabaseOptions {
 
 /// A database that can be connected to; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Database {
+pub(crate) struct Database {
     /// The setting it comes from, for messages.
     pub(super) variable: &'static str,
     config: Arc<Config>,
@@ -120,7 +120,7 @@ impl Database {
     }
 
     /// A new connection for the storage writer, and what it may do.
-    pub(super) async fn connect_as_writer(&self) -> Result<(Client, Rights), Failure> {
+    pub(crate) async fn connect_as_writer(&self) -> Result<(Client, Rights), Failure> {
         let client = self.connect().await?;
         match tokio::time::timeout(CONNECT_TIMEOUT, Rights::of(&client)).await {
             Ok(rights) => {
@@ -143,7 +143,7 @@ impl Database {
 
 /// What a connection of the storage writer may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rights {
+pub(crate) enum Rights {
     /// Those of `ttlc_writer`: it can add events, and neither change nor remove one.
     Writer,
     /// Those of its own user, which may not take that role on.
@@ -152,7 +152,7 @@ pub(super) enum Rights {
 
 impl Rights {
     /// What a transaction begins with. Inside it, since a pooler would lose a role of the session.
-    pub(super) fn begin(self) -> &'static str {
+    pub(crate) fn begin(self) -> &'static str {
         match self {
             Self::Writer => "SET LOCAL ROLE ttlc_writer",
             Self::Own => "",
@@ -228,7 +228,7 @@ fn tls(ca_file: Option<&str>) -> Result<MakeRustlsConnect, Error> {
 
 /// Why Postgres did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// It answered with an error, or the connection broke.
     #[error("{}", describe(.0))]
     Postgres(#[from] tokio_postgres::Error),
@@ -243,7 +243,7 @@ impl Failure {
     /// table) is an outage.
     ///
     /// Classes of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-    pub(super) fn is_bad_data(&self) -> bool {
+    pub(crate) fn is_bad_data(&self) -> bool {
         let Self::Postgres(error) = self else {
             return false;
         };

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -47,6 +47,10 @@ const FILES: [(&str, &str); 8] = [
     (
         "0008_add_ledger",
         include_str!("../../../migrations/0008_add_ledger.sql"),
+    ),
+    (
+        "0009_create_forward_log",
+        include_str!("../../../migrations/0009_create_forward_log.sql"),
     ),
 ];
 

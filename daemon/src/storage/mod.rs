@@ -19,11 +19,11 @@
 
 mod batch;
 mod check;
-mod database;
+pub(crate) mod database;
 pub mod dead_letters;
 mod gaps;
 mod migrate;
-mod outage;
+pub(crate) mod outage;
 mod partitions;
 mod retention;
 mod rooms;

@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 const QUIET: u32 = 12;
 
 /// One server's absence, from the first failure to the next success.
-pub(super) struct Outage {
+pub(crate) struct Outage {
     server: &'static str,
     delays: ExponentialBackoff,
     attempts: u32,
@@ -22,7 +22,7 @@ pub(super) struct Outage {
 
 impl Outage {
     /// None yet. `server` names it in the log.
-    pub(super) fn new(server: &'static str) -> Self {
+    pub(crate) fn new(server: &'static str) -> Self {
         let delays = ExponentialBuilder::default()
             .with_min_delay(FIRST)
             .with_max_delay(LONGEST)
@@ -39,7 +39,7 @@ impl Outage {
     }
 
     /// Waits before the next attempt; `false` when told to stop meanwhile.
-    pub(super) async fn wait(&mut self, error: &impl Display, stop: &CancellationToken) -> bool {
+    pub(crate) async fn wait(&mut self, error: &impl Display, stop: &CancellationToken) -> bool {
         if self.attempts == 0 {
             self.since = Instant::now();
         }
@@ -54,7 +54,7 @@ impl Outage {
     }
 
     /// It answers again.
-    pub(super) fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         if self.attempts > 0 {
             tracing::info!(
                 server = self.server,

@@ -51,6 +51,8 @@ pub struct Pruned {
     pub session_users: i64,
     /// Dead letters.
     pub dead_letters: i64,
+    /// Records of the forwarder.
+    pub forward_log: i64,
 }
 
 /// One round, as `ttlc prune`.
@@ -80,6 +82,7 @@ pub(super) async fn keep(database: Database, options: RetentionOptions, stop: Ca
                         users = pruned.users,
                         session_users = pruned.session_users,
                         dead_letters = pruned.dead_letters,
+                        forward_log = pruned.forward_log,
                         "pruned what is older than the retention"
                     );
                 }
@@ -143,6 +146,13 @@ async fn round(database: &Database, options: &RetentionOptions) -> Result<Pruned
         pruned.users = row.get(0);
         pruned.session_users = row.get(1);
         pruned.dead_letters = row.get(2);
+        let row = within(
+            &mut client,
+            "SELECT prune_forward_log($1)",
+            &[(&before, Type::TIMESTAMPTZ)],
+        )
+        .await?;
+        pruned.forward_log = row.get(0);
         Ok(pruned)
     };
     match tokio::time::timeout(TIMEOUT, pruning).await {

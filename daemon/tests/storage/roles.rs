@@ -48,6 +48,9 @@ async fn the_writer_can_add_events_and_nothing_else() {
         "DELETE FROM users",
         "DELETE FROM session_stats",
         "DELETE FROM dead_letters",
+        "DELETE FROM forward_log",
+        "UPDATE forward_gaps SET entries = 1",
+        "SELECT prune_forward_log(now())",
         "SELECT grant_rights()",
         "UPDATE schema_history SET checksum = '1'",
         "CREATE TABLE mine ()",
@@ -68,7 +71,7 @@ async fn the_writer_can_add_events_and_nothing_else() {
         .batch_execute("RESET ROLE; SET ROLE ttlc_reader")
         .await
         .unwrap();
-    for table in ["events", "session_stats", "gaps", "users"] {
+    for table in ["events", "session_stats", "gaps", "users", "forward_log"] {
         assert_eq!(code(&client, &format!("SELECT * FROM {table}")).await, None);
         let delete = format!("DELETE FROM {table}");
         assert_eq!(

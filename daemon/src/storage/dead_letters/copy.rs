@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use metrics::counter;
 use shared::streams::GROUP_OPS;
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use super::letter::Letter;
@@ -148,52 +148,8 @@ async fn insert(
     let inserting = async {
         let transaction = client.transaction().await?;
         transaction.batch_execute(rights.begin()).await?;
-        let mut counted = Vec::new();
-        for (_, letter) in letters {
-            let parameters: [(&(dyn ToSql + Sync), Type); 13] = [
-                (&letter.key.as_slice(), Type::BYTEA),
-                (&letter.stage, Type::TEXT),
-                (&letter.reason, Type::TEXT),
-                (&letter.error, Type::TEXT),
-                (&letter.payload, Type::TEXT),
-                (&letter.redacted, Type::BOOL),
-                (&letter.stream_id, Type::TEXT),
-                (&letter.seq_no, Type::INT8),
-                (&letter.session_id, Type::UUID),
-                (
-                    &letter.target.map(super::letter::Target::as_str),
-                    Type::TEXT,
-                ),
-                (&letter.failed_at, Type::TIMESTAMPTZ),
-                (&letter.entry, Type::TEXT),
-                (&letter.added_ms, Type::INT8),
-            ];
-            let changed = transaction
-                .execute_typed(
-                    // What failed again after it was put back is open again; a second copy of the
-                    // failure before that is not. Both times are in the ids, by Redis' clock.
-                    "INSERT INTO dead_letters AS known
-                        (letter_key, stage, reason, error, payload, redacted, stream_id, seq_no, session_id, target,
-                            first_failed_at, failed_at, entries)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, ARRAY[$12])
-                     ON CONFLICT (letter_key) DO UPDATE SET
-                        reason = CASE WHEN excluded.failed_at >= known.failed_at THEN excluded.reason ELSE known.reason END,
-                        error = CASE WHEN excluded.failed_at >= known.failed_at THEN excluded.error ELSE known.error END,
-                        attempts = known.attempts + 1,
-                        first_failed_at = least(known.first_failed_at, excluded.first_failed_at),
-                        failed_at = greatest(known.failed_at, excluded.failed_at),
-                        entries = known.entries || excluded.entries,
-                        state = CASE WHEN known.state = 'redriven' AND $13 <
-                                split_part(split_part(known.redriven_entry, '/', 2), '-', 1)::bigint
-                            THEN known.state ELSE 'open' END
-                     WHERE NOT known.entries @> excluded.entries",
-                    &parameters,
-                )
-                .await?;
-            if changed > 0 {
-                counted.push(letter);
-            }
-        }
+        let letters: Vec<&Letter> = letters.iter().map(|(_, letter)| letter).collect();
+        let counted = insert_in(&transaction, &letters).await?;
         transaction.commit().await?;
         for letter in counted {
             counter!(DEAD_LETTERS, "stage" => stage_label(&letter.stage)).increment(1);
@@ -208,6 +164,60 @@ async fn insert(
         Ok(inserted) => inserted,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
+}
+
+/// Adds letters, or the failure more to those that are known; returns those that were news.
+pub(crate) async fn insert_in<'a>(
+    transaction: &Transaction<'_>,
+    letters: &[&'a Letter],
+) -> Result<Vec<&'a Letter>, tokio_postgres::Error> {
+    let mut counted = Vec::new();
+    for &letter in letters {
+        let parameters: [(&(dyn ToSql + Sync), Type); 13] = [
+            (&letter.key.as_slice(), Type::BYTEA),
+            (&letter.stage, Type::TEXT),
+            (&letter.reason, Type::TEXT),
+            (&letter.error, Type::TEXT),
+            (&letter.payload, Type::TEXT),
+            (&letter.redacted, Type::BOOL),
+            (&letter.stream_id, Type::TEXT),
+            (&letter.seq_no, Type::INT8),
+            (&letter.session_id, Type::UUID),
+            (
+                &letter.target.map(super::letter::Target::as_str),
+                Type::TEXT,
+            ),
+            (&letter.failed_at, Type::TIMESTAMPTZ),
+            (&letter.entry, Type::TEXT),
+            (&letter.added_ms, Type::INT8),
+        ];
+        let changed = transaction
+            .execute_typed(
+                // What failed again after it was put back is open again; a second copy of the
+                // failure before that is not. Both times are in the ids, by Redis' clock.
+                "INSERT INTO dead_letters AS known
+                    (letter_key, stage, reason, error, payload, redacted, stream_id, seq_no, session_id, target,
+                        first_failed_at, failed_at, entries)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, ARRAY[$12])
+                 ON CONFLICT (letter_key) DO UPDATE SET
+                    reason = CASE WHEN excluded.failed_at >= known.failed_at THEN excluded.reason ELSE known.reason END,
+                    error = CASE WHEN excluded.failed_at >= known.failed_at THEN excluded.error ELSE known.error END,
+                    attempts = known.attempts + 1,
+                    first_failed_at = least(known.first_failed_at, excluded.first_failed_at),
+                    failed_at = greatest(known.failed_at, excluded.failed_at),
+                    entries = known.entries || excluded.entries,
+                    state = CASE WHEN known.state = 'redriven' AND $13 <
+                            split_part(split_part(known.redriven_entry, '/', 2), '-', 1)::bigint
+                        THEN known.state ELSE 'open' END
+                 WHERE NOT known.entries @> excluded.entries",
+                &parameters,
+            )
+            .await?;
+        if changed > 0 {
+            counted.push(letter);
+        }
+    }
+    Ok(counted)
 }
 
 /// A label has few values, whatever an entry says.

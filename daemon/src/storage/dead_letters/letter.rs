@@ -55,7 +55,7 @@ impl Target {
 
 /// A row of `dead_letters` to be.
 #[derive(Debug)]
-pub(super) struct Letter {
+pub(crate) struct Letter {
     pub(super) key: [u8; 32],
     pub(super) stage: String,
     pub(super) reason: String,
@@ -75,7 +75,7 @@ pub(super) struct Letter {
 
 impl Letter {
     /// Reads an entry of the dead-letter stream `stream`.
-    pub(super) fn read(stream: &str, entry: &Entry) -> Self {
+    pub(crate) fn read(stream: &str, entry: &Entry) -> Self {
         let field = |name| entry.get(name).unwrap_or_default();
         let stage = category(field(dlq::STAGE));
         let original = entry
@@ -109,7 +109,7 @@ impl Letter {
 }
 
 /// The fields of an entry, when the payload is one.
-pub(super) fn fields(payload: &str) -> Option<BTreeMap<String, String>> {
+pub(crate) fn fields(payload: &str) -> Option<BTreeMap<String, String>> {
     serde_json::from_str(payload)
         .ok()
         .filter(|fields: &BTreeMap<_, _>| !fields.is_empty())

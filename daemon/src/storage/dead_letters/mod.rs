@@ -15,10 +15,11 @@
 
 mod command;
 mod copy;
-mod letter;
+pub(crate) mod letter;
 mod redrive;
 
 pub use command::{Command, Filter, execute};
+pub(crate) use copy::insert_in;
 pub(super) use copy::keep;
 
 use super::database::Failure;
