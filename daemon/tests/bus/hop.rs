@@ -303,5 +303,6 @@ async fn a_hop_renews_the_lease() {
     let ids = read(&mut consumer).await;
     let first = batch(1, &[event(&ids[0])]);
     consumer.hop(0, owner(1), &first).await.unwrap();
-    assert!(redis.ask::<i64>("PTTL ttlc:lease:normalizer").await > 5_000);
+    let left = redis.ask::<i64>("PTTL ttlc:lease:normalizer").await;
+    assert!(left > 3_000, "{left} of 4,000 ms, for it had 2,000 before");
 }

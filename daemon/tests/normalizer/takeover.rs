@@ -107,7 +107,7 @@ async fn an_idle_normalizer_keeps_its_lease() {
         let left: i64 = ask(&server, &["PTTL", "ttlc:lease:normalizer"])
             .await
             .unwrap();
-        assert!(left > 4_000, "{left} ms");
+        assert!(left > 1_500, "{left} of 4,000 ms, renewed each second");
     }
     stage.stop().await;
     rival.stop().await;
