@@ -22,7 +22,7 @@ use uuid::Uuid;
 use xtask::servers::{Durability, PrivatePostgres, PrivateRedis};
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Rig {
     pub(crate) postgres: Option<PrivatePostgres>,
