@@ -69,6 +69,15 @@ pub enum Command {
     },
 }
 
+/// Something that is used or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// Used.
+    On,
+    /// Not used.
+    Off,
+}
+
 /// What every stage needs.
 #[derive(Debug, Args)]
 pub struct Common {

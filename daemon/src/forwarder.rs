@@ -39,7 +39,7 @@ use self::options::Settings;
 use crate::bus::{Bus, Owner};
 use crate::storage::{self, DatabaseOptions};
 
-pub use self::options::{Format, Options, Refused, Switch};
+pub use self::options::{Format, Options, Refused};
 
 /// Name of this stage in logs and dead letters.
 const STAGE: &str = "forwarder";

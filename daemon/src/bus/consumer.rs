@@ -290,18 +290,7 @@ impl Consumer {
         &self,
         connection: &mut impl redis::aio::ConnectionLike,
     ) -> Result<(), Error> {
-        let made = redis::cmd("XGROUP")
-            .arg("CREATE")
-            .arg(&self.stream)
-            .arg(self.group)
-            .arg("0")
-            .arg("MKSTREAM")
-            .exec_async(connection)
-            .await;
-        match made {
-            Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()),
-            _ => Ok(()),
-        }
+        create_group(connection, &self.stream, self.group).await
     }
 
     /// What was finished needs no more counting.
@@ -322,6 +311,26 @@ impl Consumer {
             self.begun.remove(id);
         }
         Ok(command.exec_async(&mut self.bus.manager.clone()).await?)
+    }
+}
+
+/// Makes a group from the start of a stream, unless it is there.
+pub(super) async fn create_group(
+    connection: &mut impl redis::aio::ConnectionLike,
+    stream: &str,
+    group: &str,
+) -> Result<(), Error> {
+    let made = redis::cmd("XGROUP")
+        .arg("CREATE")
+        .arg(stream)
+        .arg(group)
+        .arg("0")
+        .arg("MKSTREAM")
+        .exec_async(connection)
+        .await;
+    match made {
+        Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

@@ -16,6 +16,7 @@ use redis::Script;
 use shared::streams::events;
 use shared::time::Timestamp;
 
+use super::rooms::RELEASE;
 use super::{Bus, Consumer, DeadLetter, Error, FUSE, Owner};
 
 /// How long a role is held without a sign of life. Short: after a crash nothing is normalized for
@@ -81,11 +82,6 @@ if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
-/// KEYS: lease. ARGV: owner. Frees what is ours.
-const LET_GO: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0";
-
 /// The field of the state that holds the number of the last batch; also in [`HOP`].
 const BATCH: &str = "batch";
 
@@ -102,7 +98,7 @@ impl Scripts {
         Self {
             hop: Script::new(HOP),
             hold: Script::new(HOLD),
-            let_go: Script::new(LET_GO),
+            let_go: Script::new(RELEASE),
         }
     }
 }

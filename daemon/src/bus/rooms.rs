@@ -70,7 +70,7 @@ end
 return kept";
 
 /// KEYS: lease. ARGV: owner. Frees what is ours.
-const RELEASE: &str = r"
+pub(super) const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0";
 

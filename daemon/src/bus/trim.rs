@@ -20,6 +20,7 @@ use redis::streams::{StreamInfoGroup, StreamInfoGroupsReply};
 use shared::streams::{GROUP_INGEST, GROUP_NORMALIZER, GROUP_OPS, GROUP_STORAGE};
 use tokio_util::sync::CancellationToken;
 
+use super::consumer::create_group;
 use super::{Bus, Error, FUSE, text};
 use crate::metrics::{
     GROUP_LAG, GROUP_PENDING, GROUP_SKIPPED, STREAM_LENGTH, STREAM_TRIMMED, STREAM_UNREAD_LOST,
@@ -107,7 +108,7 @@ impl Trimmer {
         stream: &str,
         required: &str,
     ) -> Result<u64, Error> {
-        self.bus.create_group(stream, required).await?;
+        create_group(&mut self.bus.manager.clone(), stream, required).await?;
         let groups = self.bus.groups(stream).await?;
         let size = self.bus.size(stream).await?;
         let length = size.length;
@@ -186,23 +187,6 @@ impl Trimmer {
 }
 
 impl Bus {
-    /// Makes a group at the start of a stream, unless it is there.
-    pub(super) async fn create_group(&self, stream: &str, group: &str) -> Result<(), Error> {
-        let made = redis::cmd("XGROUP")
-            .arg("CREATE")
-            .arg(stream)
-            .arg(group)
-            .arg("0")
-            .arg("MKSTREAM")
-            .exec_async(&mut self.manager.clone())
-            .await;
-        match made {
-            Ok(()) => Ok(()),
-            Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// What a group has lost unread; `None` when it is not known (no group, or an old Redis).
     pub async fn lost(&self, stream: &str, group: &str) -> Result<Option<Lost>, Error> {
         let size = self.size(stream).await?;

@@ -3,6 +3,7 @@
 //! In: environment variables. Out: [`Settings`], or the name of the setting that is wrong and why.
 //! Off when `FORWARD_URL` is not set; then no other of them but those with a default may be.
 
+use crate::config::Switch;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -56,15 +57,6 @@ pub struct Options {
     /// How many requests may be under way at a time, one a room
     #[arg(long, env = "FORWARD_CONCURRENCY", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub forward_concurrency: u16,
-}
-
-/// `on` or `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
 }
 
 /// What a request looks like.

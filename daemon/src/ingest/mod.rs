@@ -48,13 +48,14 @@ pub use self::direct::frames::{Frames, Taken};
 pub use self::euler::{Invalid as EulerInvalid, Options as EulerOptions, SchemaVersion};
 use self::lease::Leases;
 use self::options::Settings;
-pub use self::options::{Invalid, Options, SignPath, Switch};
+pub use self::options::{Invalid, Options, SignPath};
 use self::outbox::{Outbox, Raw};
 use self::provider::{Providers, Sources};
 use self::spool::Spool;
 use self::status::Board;
 use self::tracked::Roster;
 use crate::bus::Bus;
+use crate::config::Switch;
 
 /// For closing sockets and publishing what is in hand, from the moment of being told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);

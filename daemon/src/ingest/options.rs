@@ -14,6 +14,7 @@ use super::choice::{Preference, Which};
 use super::direct::proxy::Proxy;
 use super::euler;
 use super::spool;
+use crate::config::Switch;
 
 /// TikTok is asked no more often than this whether a creator is live.
 const POLITE_POLL: u64 = 30;
@@ -100,15 +101,6 @@ pub struct Options {
     /// Where messages wait while Redis is away.
     #[command(flatten)]
     pub spool: spool::Options,
-}
-
-/// Something that is used or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Switch {
-    /// Used.
-    On,
-    /// Not used.
-    Off,
 }
 
 /// The address of the sign server's fetch.

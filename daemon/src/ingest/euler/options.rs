@@ -7,7 +7,7 @@
 use clap::ValueEnum;
 use url::{Host, Url};
 
-use crate::ingest::options::Switch;
+use crate::config::Switch;
 
 /// The settings as the environment says them.
 #[derive(clap::Args)]
