@@ -1,16 +1,19 @@
 //! How fast it is, and how much memory it takes: `cargo xtask bench` runs this.
 //!
 //! `product`: from TikTok's frames to Postgres, and to a live viewer. `ingest`: decoding and
-//! normalizing, memory per room, from the socket to Redis. xtask says where Redis, the daemon's
-//! program and the rest are. The stand-in plays in this process; the figures hold for the machine
+//! normalizing, memory per room, from the socket to Redis. `pipeline`: each stage beside the bare
+//! limit of what it stands on, all of them beside the same in Node, memory in an outage. xtask says
+//! where Redis, the daemon's program and the rest are; `pipeline` has servers of its own. The stand-in plays in this process; the figures hold for the machine
 //! they were taken on, with everything on it at once.
 
 #[path = "../product/feed.rs"]
 #[expect(dead_code, reason = "the product tests use the rest")]
 mod feed;
 mod ingest;
+mod pipeline;
 mod product;
 mod recorded;
+mod table;
 
 use std::path::PathBuf;
 
@@ -29,6 +32,8 @@ enum Bench {
     Product(product::Settings),
     /// Decoding and normalizing, memory per room, from the socket to Redis
     Ingest(ingest::Settings),
+    /// Each stage beside its bare limit, the whole beside the same in Node
+    Pipeline(pipeline::Settings),
 }
 
 #[derive(Args)]
@@ -46,5 +51,6 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Product(settings) => product::run(&settings).await,
         Bench::Ingest(settings) => ingest::run(&settings).await,
+        Bench::Pipeline(settings) => pipeline::run(&settings).await,
     }
 }

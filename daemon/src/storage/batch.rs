@@ -1,17 +1,22 @@
 //! One transaction: the events of a batch and everything that follows from them.
 //!
-//! Rows that are stored already are skipped by the key (`event_id`, `part_day`), and only rows
-//! really inserted count for the other tables. So a batch may come twice, in parts, or mixed with
+//! Two ways lead into `events`. The short one takes the rows for new and copies them ([`copying`]);
+//! it stores all or nothing. When Postgres refuses, the batch goes the careful way, and so do the
+//! next ones: what is delivered again comes in a row. On the careful way rows that are stored already are skipped by the key (`event_id`, `part_day`), and only rows
+//! really inserted count for the other tables, on either way. So a batch may come twice, in parts, or mixed with
 //! another one: the tables end up the same. On any error nothing of the batch is stored.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use futures_util::future::{try_join, try_join3};
+use jiff::civil::Date;
 use shared::raw::Source;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
+use super::copying;
 use super::database::{Failure, Rights};
 use super::gaps::Gaps;
 use super::rooms::Rooms;
@@ -44,14 +49,70 @@ pub(super) struct Stored {
     pub(super) collisions: Vec<usize>,
 }
 
+/// After a refusal so many batches go the careful way.
+const CAREFUL: u32 = 20;
+
+/// How the next batches are stored, as the last ones told.
+#[derive(Debug)]
+pub(super) struct Course {
+    /// How many batches are still to go the careful way.
+    careful: u32,
+    /// Whether the statistics are kept. They always are, but where it is measured what they cost.
+    statistics: bool,
+}
+
+impl Course {
+    pub(super) fn new(statistics: bool) -> Self {
+        Self {
+            careful: 0,
+            statistics,
+        }
+    }
+}
+
+/// How rows get into `events`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// All at once: they are taken for new.
+    Short,
+    /// Each for itself.
+    Careful,
+}
+
 /// Stores `rows` in one transaction.
 pub(super) async fn store(
     client: &mut Client,
     rights: Rights,
     rows: &[Row<'_>],
+    course: &mut Course,
 ) -> Result<Stored, Failure> {
-    match tokio::time::timeout(TIMEOUT, transact(client, rights, rows)).await {
-        Ok(stored) => Ok(stored?),
+    if course.careful == 0 {
+        match attempt(client, rights, rows, course, Way::Short).await {
+            // Something is stored already, or is bad, or the server copies into no such table.
+            Err(failure) if failure.is_bad_data() || failure.is_unsupported() => {
+                tracing::debug!(%failure, "a batch goes the careful way");
+                course.careful = CAREFUL;
+            }
+            outcome => return outcome,
+        }
+    }
+    let stored = attempt(client, rights, rows, course, Way::Careful).await?;
+    course.careful -= 1;
+    if stored.duplicates + stored.collisions.len() > 0 {
+        course.careful = CAREFUL;
+    }
+    Ok(stored)
+}
+
+async fn attempt(
+    client: &mut Client,
+    rights: Rights,
+    rows: &[Row<'_>],
+    course: &Course,
+    way: Way,
+) -> Result<Stored, Failure> {
+    match tokio::time::timeout(TIMEOUT, transact(client, rights, rows, course, way)).await {
+        Ok(stored) => stored,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
 }
@@ -60,7 +121,9 @@ async fn transact(
     client: &mut Client,
     rights: Rights,
     rows: &[Row<'_>],
-) -> Result<Stored, tokio_postgres::Error> {
+    course: &Course,
+    way: Way,
+) -> Result<Stored, Failure> {
     let mut stored = Stored::default();
 
     // A replay shows events of the past; they are stored, and storing changes nothing. Not even
@@ -107,39 +170,72 @@ async fn transact(
         rooms.note_replay(row);
     }
     if !live.is_empty() {
-        let inserted = insert(&transaction, rows, &live, &mut stored).await?;
-        let mut known = Vec::new();
-        for &place in &live {
+        let new = match way {
+            Way::Short => copy(&transaction, rows, &live, &mut stored).await?,
+            Way::Careful => insert(&transaction, rows, &live, &mut stored).await?,
+        };
+        for &place in &new {
             let row = &rows[place];
-            if inserted.contains(row.event_id.as_bytes().as_slice()) {
-                stored.inserted += 1;
-                rooms.note(row);
-                users.note(row);
+            rooms.note(row);
+            users.note(row);
+            if course.statistics {
                 statistics.note(row);
-                gaps.note(row);
-            } else {
-                known.push(place);
             }
+            gaps.note(row);
         }
-        if !known.is_empty() {
-            compare(&transaction, rows, &known, &mut stored).await?;
-        }
+        stored.inserted += new.len();
     }
-    rooms.apply(&transaction).await?;
-    users.apply(&transaction).await?;
-    statistics.apply(&transaction).await?;
-    gaps.apply(&transaction).await?;
+    let rest = try_join3(
+        users.apply(&transaction),
+        statistics.apply(&transaction),
+        gaps.apply(&transaction),
+    );
+    if rooms.is_turned() {
+        rooms.apply(&transaction).await?;
+        rest.await?;
+    } else {
+        // All statements are sent at once. Postgres does them one after the other, in this order.
+        try_join(rooms.touch(&transaction), rest).await?;
+    }
     transaction.commit().await?;
     Ok(stored)
 }
 
-/// Inserts the rows at `live`; returns the ids of those that were not there.
+/// Copies the rows at `live`, all of which are new then; returns them.
+async fn copy(
+    transaction: &Transaction<'_>,
+    rows: &[Row<'_>],
+    live: &[usize],
+    stored: &mut Stored,
+) -> Result<Vec<usize>, Failure> {
+    let days: BTreeSet<Date> = live.iter().map(|&place| rows[place].part_day).collect();
+    let days: Vec<Date> = days.into_iter().collect();
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&days, Type::DATE_ARRAY)];
+    let (without, count) = try_join(
+        transaction.query_typed(
+            "SELECT day FROM unnest($1) AS day WHERE to_regclass(to_char(day, '\"events_\"YYYY_MM_DD')) IS NULL",
+            &parameters,
+        ),
+        copying::copy(transaction, live.iter().map(|&place| &rows[place])),
+    )
+    .await?;
+    if count != live.len() as u64 {
+        return Err(Failure::Miscounted);
+    }
+    let without: Vec<Date> = without.iter().map(|row| row.get(0)).collect();
+    let in_default = |&&place: &&usize| without.contains(&rows[place].part_day);
+    stored.in_default = live.iter().filter(in_default).count();
+    Ok(live.to_vec())
+}
+
+/// Inserts the rows at `live` that are not there, and compares the others with what is; returns
+/// those that were not there.
 async fn insert(
     transaction: &Transaction<'_>,
     rows: &[Row<'_>],
     live: &[usize],
     stored: &mut Stored,
-) -> Result<HashSet<Vec<u8>>, tokio_postgres::Error> {
+) -> Result<Vec<usize>, Failure> {
     fn column<'a, T>(
         rows: &'a [Row<'a>],
         live: &[usize],
@@ -207,7 +303,13 @@ async fn insert(
         )
         .await?;
     stored.in_default = inserted.iter().filter(|row| row.get(1)).count();
-    Ok(inserted.iter().map(|row| row.get(0)).collect())
+    let inserted: HashSet<&[u8]> = inserted.iter().map(|row| row.get(0)).collect();
+    let is_new = |&place: &usize| inserted.contains(rows[place].event_id.as_bytes().as_slice());
+    let (new, known): (Vec<usize>, Vec<usize>) = live.iter().partition(|place| is_new(place));
+    if !known.is_empty() {
+        compare(transaction, rows, &known, stored).await?;
+    }
+    Ok(new)
 }
 
 /// Tells repeats from other messages with the same id among the rows at `known`.

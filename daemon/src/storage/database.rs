@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -235,6 +236,9 @@ pub(crate) enum Failure {
     /// It did not answer.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// It has counted fewer or more rows than it was sent.
+    #[error("postgres has counted other rows than it was sent")]
+    Miscounted,
 }
 
 impl Failure {
@@ -255,6 +259,16 @@ impl Failure {
             "23514" => db.constraint().is_some(),
             code => matches!(&code[..2], "22" | "23" | "54"),
         }
+    }
+
+    /// Whether the server cannot do what it was asked, as to copy into a table with policies.
+    pub(super) fn is_unsupported(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        error
+            .code()
+            .is_some_and(|code| *code == SqlState::FEATURE_NOT_SUPPORTED)
     }
 
     /// Whether the server refuses us in a way that only a change of settings can help:

@@ -3,7 +3,8 @@
 //! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
 //! and what follows from them in `creators`, `streams`, `sessions`, `users` and the statistics;
 //! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
-//! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
+//! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction
+//! (and [`copying`] its short way into `events`),
 //! [`rooms`], [`users`], [`statistics`] and [`gaps`] are what it keeps up to date beside the events.
 //! [`dead_letters`] keeps what no stage could process. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
@@ -19,6 +20,7 @@
 
 mod batch;
 mod check;
+mod copying;
 pub(crate) mod database;
 pub mod dead_letters;
 mod gaps;
@@ -136,6 +138,26 @@ pub enum Error {
 /// The migrations must have been applied, see [`migrate`]. On `stop` what the stream still holds
 /// is stored too, for at most a second; the rest waits in Redis.
 pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<(), Error> {
+    stage(options, bus, stop, true).await
+}
+
+/// The same without `session_stats`, `stream_minute_stats` and `session_users`: what is stored is
+/// not the product's any more. For `cargo xtask bench pipeline`; no setting leads here.
+#[doc(hidden)]
+pub async fn run_without_statistics(
+    options: Options,
+    bus: Bus,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    stage(options, bus, stop, false).await
+}
+
+async fn stage(
+    options: Options,
+    bus: Bus,
+    stop: CancellationToken,
+    statistics: bool,
+) -> Result<(), Error> {
     let database = options.database.open()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(partitions::keep(database.clone(), stop.clone()));
@@ -153,7 +175,8 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             name,
             stop.clone(),
         ));
-        let writer = writer::Writer::new(&options, database.clone(), bus.clone(), shard);
+        let writer =
+            writer::Writer::new(&options, database.clone(), bus.clone(), shard, statistics);
         tasks.spawn(writer.run(stop.clone()));
     }
     while let Some(ended) = tasks.join_next().await {

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::try_join;
 use jiff::Timestamp;
 use shared::raw::Source;
 use tokio_postgres::types::{ToSql, Type};
@@ -106,14 +107,25 @@ impl<'a> Rooms<'a> {
         replay.of = replay.of.or(row.replay_of);
     }
 
+    /// Whether there is more than [`Rooms::touch`] writes: few batches have any of it.
+    pub(super) fn is_turned(&self) -> bool {
+        !self.turns.is_empty() || !self.replays.is_empty()
+    }
+
+    /// Writes that there were events: one statement each for rooms and for sessions, sent together.
+    pub(super) async fn touch(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        let streams = self.touch_streams(transaction);
+        try_join(streams, self.touch_sessions(transaction)).await?;
+        Ok(())
+    }
+
     /// Writes it all.
     pub(super) async fn apply(mut self, transaction: &Transaction<'_>) -> Result<(), Error> {
         self.turns.sort_by_key(|row| (row.ingested_at, row.seq_no));
         // First of all: whoever connects to a room of the same creator at the same time waits
         // here, and then sees our rooms.
         self.touch_creators(transaction).await?;
-        self.touch_streams(transaction).await?;
-        self.touch_sessions(transaction).await?;
+        self.touch(transaction).await?;
         self.touch_replays(transaction).await?;
         for row in &self.turns {
             turn_stream(transaction, row).await?;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::try_join3;
 use jiff::Timestamp;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Transaction};
@@ -79,9 +80,14 @@ impl<'a> Statistics<'a> {
         if self.sessions.is_empty() {
             return Ok(());
         }
-        self.add_to_sessions(transaction).await?;
-        self.add_to_minutes(transaction).await?;
-        self.add_to_viewers(transaction).await
+        // Sent at once, done in this order.
+        try_join3(
+            self.add_to_sessions(transaction),
+            self.add_to_minutes(transaction),
+            self.add_to_viewers(transaction),
+        )
+        .await?;
+        Ok(())
     }
 
     async fn add_to_sessions(&self, transaction: &Transaction<'_>) -> Result<(), Error> {

@@ -1,24 +1,30 @@
 //! The loop of one shard: gather a batch, store it, acknowledge it.
 //!
+//! Two hands do so, in turn: while Postgres stores the batch of one, the other reads the next one
+//! and makes rows of it. Batches are stored and acknowledged in the order in which they were read,
+//! each only when the one before is settled.
+//!
 //! Every entry that was read is either stored, or known to be stored already, or in the dead
 //! letters, before it is acknowledged. A dead letter may be written twice when a crash comes
 //! between it and the acknowledgement; an event row never.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
 use shared::streams::GROUP_STORAGE;
 use shared::time::Timestamp;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
-use super::batch::{Stored, store};
+use super::batch::{Course, Stored, store};
 use super::database::{Database, Failure, Rights};
 use super::outage::Outage;
 use super::row::Row;
-use crate::bus::{Bus, Consumer, DeadLetter, Entry};
+use crate::bus::{Acks, Bus, Consumer, DeadLetter, Entry};
 use crate::metrics::{
     STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
     STORAGE_REPLAYED, STORAGE_TRIMMED,
@@ -45,60 +51,66 @@ pub(super) struct Writer {
     bus: Bus,
     stream: String,
     name: String,
-    consumer: Consumer,
-    session: Session,
+    /// Held while a batch is read: hands read in turn.
+    reading: Mutex<Reading>,
+    /// Held while a batch is settled; who has read first is first in the queue for it.
+    session: Mutex<Session>,
     batch_size: usize,
     batch_age: Duration,
+    acks: Acks,
+}
+
+/// The writer's end of the stream.
+struct Reading {
+    consumer: Consumer,
+    outage: Outage,
+    /// The batch read last, which the other hand may not have settled yet. After a reconnect what
+    /// is unfinished comes again, and that is not for two hands.
+    given: HashSet<String>,
 }
 
 impl Writer {
-    pub(super) fn new(options: &Options, database: Database, bus: Bus, shard: u32) -> Self {
+    pub(super) fn new(
+        options: &Options,
+        database: Database,
+        bus: Bus,
+        shard: u32,
+        statistics: bool,
+    ) -> Self {
         let stream = bus.names().events(shard);
         let name = options.storage_consumer.clone();
+        let reading = Reading::new(&bus, &stream, &name);
         Self {
-            consumer: bus.consumer(stream.clone(), GROUP_STORAGE, &name),
+            acks: reading.consumer.acks(),
+            reading: Mutex::new(reading),
             bus,
             stream,
             name,
-            session: Session {
+            session: Mutex::new(Session {
                 database,
                 client: None,
-            },
+                course: Course::new(statistics),
+                stopped: false,
+            }),
             batch_size: options.batch_size(),
             batch_age: options.batch_age(),
         }
     }
 
     /// Until told to stop.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut redis = Outage::new("redis");
-        while !stop.is_cancelled() {
-            let Some(read) = stop.run_until_cancelled(self.gather()).await else {
-                break;
-            };
-            match read {
-                Ok(entries) => {
-                    redis.over();
-                    if self.settle(&entries, &stop).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    if !redis.wait(&error, &stop).await {
-                        break;
-                    }
-                }
-            }
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let (one, other) = tokio::join!(self.hand(&stop), self.hand(&stop));
+        if one.is_err() || other.is_err() {
+            return;
         }
         // The earlier stages have stopped by now; what they published last is stored as well. On
         // a connection of its own: the read that was cut off may still be answered on the other.
         // What that one was given is in the history, with which a new connection begins.
-        self.consumer = self
-            .bus
-            .consumer(self.stream.clone(), GROUP_STORAGE, &self.name);
+        let mut reading = self.reading.lock().await;
+        *reading = Reading::new(&self.bus, &self.stream, &self.name);
         let deadline = Instant::now() + STOP_GRACE;
         while Instant::now() < deadline {
-            match self
+            match reading
                 .consumer
                 .read(self.batch_size, Duration::from_millis(1))
                 .await
@@ -113,34 +125,44 @@ impl Writer {
         }
     }
 
-    /// Waits for entries, then for more until the batch is full or old enough.
-    async fn gather(&mut self) -> Result<Vec<Entry>, crate::bus::Error> {
-        let mut entries = self.consumer.read(self.batch_size, IDLE_WAIT).await?;
-        let deadline = Instant::now() + self.batch_age;
-        while !entries.is_empty() && entries.len() < self.batch_size {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left < Duration::from_millis(1) {
-                break;
+    /// Reads a batch, settles it, and again.
+    async fn hand(&self, stop: &CancellationToken) -> Result<(), Stopped> {
+        let mut settled: Vec<String> = Vec::new();
+        loop {
+            let mut reading = self.reading.lock().await;
+            reading.consumer.forget(&settled);
+            settled.clear();
+            if stop.is_cancelled() {
+                return Ok(());
             }
-            match self
-                .consumer
-                .read(self.batch_size - entries.len(), left)
-                .await
-            {
-                Ok(more) => entries.extend(more),
-                // What we hold comes first; the next read meets the same error.
-                Err(_) => break,
+            let Some(read) = stop.run_until_cancelled(reading.gather(self)).await else {
+                return Ok(());
+            };
+            match read {
+                Ok(entries) => {
+                    reading.outage.over();
+                    if !entries.is_empty() {
+                        // From here to the queue for the session nothing waits, so that the order
+                        // of reading is the order of storing.
+                        drop(reading);
+                        self.settle(&entries, stop).await?;
+                        settled = entries.into_iter().map(|entry| entry.id).collect();
+                    }
+                }
+                Err(error) => {
+                    if !reading.outage.wait(&error, stop).await {
+                        return Ok(());
+                    }
+                }
             }
         }
-        Ok(entries)
     }
 
     /// Stores entries, or what is bad of them as dead letters, and acknowledges them.
-    async fn settle(&mut self, entries: &[Entry], stop: &CancellationToken) -> Result<(), Stopped> {
+    async fn settle(&self, entries: &[Entry], stop: &CancellationToken) -> Result<(), Stopped> {
         if entries.is_empty() {
             return Ok(());
         }
-        let begun = Instant::now();
         let now = jiff::Timestamp::now();
         let mut places = Vec::with_capacity(entries.len());
         let mut rows = Vec::with_capacity(entries.len());
@@ -161,13 +183,15 @@ impl Writer {
             }
         }
 
+        let mut session = self.session.lock().await;
+        let begun = Instant::now();
         let mut total = Stored::default();
         // Parts still to be stored, the next one last. A part that holds a bad row is halved until
         // the row stands alone.
         let mut parts = chunks(&rows);
         parts.reverse();
         while let Some((from, to)) = parts.pop() {
-            match self.session.store(&rows[from..to], stop).await? {
+            match session.store(&rows[from..to], stop).await? {
                 Ok(stored) => {
                     total.inserted += stored.inserted;
                     total.duplicates += stored.duplicates;
@@ -230,7 +254,7 @@ impl Writer {
 
         let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         let mut redis = Outage::new("redis");
-        while let Err(error) = self.consumer.ack(&ids).await {
+        while let Err(error) = self.acks.ack(&ids).await {
             if !redis.wait(&error, stop).await {
                 return Err(Stopped);
             }
@@ -247,6 +271,42 @@ impl Writer {
             "batch settled"
         );
         Ok(())
+    }
+}
+
+impl Reading {
+    fn new(bus: &Bus, stream: &str, name: &str) -> Self {
+        Self {
+            consumer: bus.consumer(stream.to_owned(), GROUP_STORAGE, name),
+            outage: Outage::new("redis"),
+            given: HashSet::new(),
+        }
+    }
+
+    /// Waits for entries, then for more until the batch is full or old enough.
+    async fn gather(&mut self, writer: &Writer) -> Result<Vec<Entry>, crate::bus::Error> {
+        let mut entries = self.consumer.read(writer.batch_size, IDLE_WAIT).await?;
+        let deadline = Instant::now() + writer.batch_age;
+        while !entries.is_empty() && entries.len() < writer.batch_size {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left < Duration::from_millis(1) {
+                break;
+            }
+            match self
+                .consumer
+                .read(writer.batch_size - entries.len(), left)
+                .await
+            {
+                Ok(more) => entries.extend(more),
+                // What we hold comes first; the next read meets the same error.
+                Err(_) => break,
+            }
+        }
+        entries.retain(|entry| !self.given.contains(&entry.id));
+        if !entries.is_empty() {
+            self.given = entries.iter().map(|entry| entry.id.clone()).collect();
+        }
+        Ok(entries)
     }
 }
 
@@ -273,11 +333,27 @@ fn chunks(rows: &[Row<'_>]) -> Vec<(usize, usize)> {
 struct Session {
     database: Database,
     client: Option<(Client, Rights)>,
+    course: Course,
+    /// A batch was left unfinished at the stop: none that was read after it may be stored.
+    stopped: bool,
 }
 
 impl Session {
     /// Stores rows, however long Postgres is away. The inner error is a refusal of the data.
     async fn store(
+        &mut self,
+        rows: &[Row<'_>],
+        stop: &CancellationToken,
+    ) -> Result<Result<Stored, Failure>, Stopped> {
+        if self.stopped {
+            return Err(Stopped);
+        }
+        let stored = self.store_or_wait(rows, stop).await;
+        self.stopped = stored.is_err();
+        stored
+    }
+
+    async fn store_or_wait(
         &mut self,
         rows: &[Row<'_>],
         stop: &CancellationToken,
@@ -291,7 +367,7 @@ impl Session {
                     None => self.database.connect_as_writer().await?,
                 };
                 let (client, rights) = self.client.insert(open);
-                store(client, *rights, rows).await
+                store(client, *rights, rows, &mut self.course).await
             };
             let outcome = tokio::select! {
                 outcome = attempt => outcome,
