@@ -59,7 +59,7 @@ use serde::{Deserialize, Serialize};
 use shared::streams::{StreamNames, dlq};
 use shared::time::Timestamp;
 
-pub use self::consumer::{Acks, Consumer, Entry};
+pub use self::consumer::{Consumer, Entry};
 pub use self::control::Tracked;
 pub use self::hop::{Batch, Hop, Hopped, Outcome, ROLE_LEASE, ROLE_RENEW, Role, State};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};

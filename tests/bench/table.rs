@@ -22,7 +22,13 @@ impl Table {
         });
     }
 
-    pub(crate) fn aimed(&mut self, what: impl Into<String>, value: String, aim: &str, reached: bool) {
+    pub(crate) fn aimed(
+        &mut self,
+        what: impl Into<String>,
+        value: String,
+        aim: &str,
+        reached: bool,
+    ) {
         self.0.push(Row {
             what: what.into(),
             value,

@@ -1,11 +1,13 @@
 //! `cargo xtask bench`: throughput and latency of the whole product; `cargo xtask bench ingest`:
-//! normalizing, and what a room costs. Optimised builds.
+//! normalizing, and what a room costs; `cargo xtask bench pipeline`: each stage beside its bare
+//! limit, the whole beside the same in Node. Optimised builds.
 //!
 //! In: what to measure, and arguments for the bench program (`tests/bench`), passed on as they are.
 //! Out: its report. This module brings what it measures: a private Redis (and Postgres) that waits
 //! for the disk as in production, for the product also the migrated tables and the Worker built
-//! with link-time optimisation, for ingest the decoder in Node that it is compared with. The bench
-//! program starts the daemon and the stand-in itself, because it controls their load.
+//! with link-time optimisation, for ingest and pipeline what they are compared with in Node. The
+//! bench program starts the daemon and the stand-in itself, because it controls their load, and for
+//! the pipeline the servers too, because it stops them.
 
 use std::{path::PathBuf, process::Command};
 
@@ -27,7 +29,10 @@ pub enum Subject {
     Product,
     /// Decoding and normalizing, memory per room, from the socket to Redis
     Ingest,
-    /// Both
+    /// Each stage beside the bare limit of Redis and Postgres, the whole beside the same in Node,
+    /// memory in outages
+    Pipeline,
+    /// All of these
     All,
 }
 
@@ -55,6 +60,9 @@ pub fn run(subject: Subject, arguments: &[String]) -> Result<()> {
     if matches!(subject, Subject::Ingest | Subject::All) {
         ingest(arguments)?;
     }
+    if matches!(subject, Subject::Pipeline | Subject::All) {
+        pipeline(arguments)?;
+    }
     if matches!(subject, Subject::Product | Subject::All) {
         product(arguments)?;
     }
@@ -65,8 +73,18 @@ fn ingest(arguments: &[String]) -> Result<()> {
     node::install_bench()?;
     let redis = PrivateRedis::temporary(Durability::Safe)?;
     let mut bench = Command::new(release("bench"));
-    bench.arg("ingest").env("BENCH_NODE", node::node());
-    start(bench, arguments, &redis)
+    bench
+        .arg("ingest")
+        .env("BENCH_NODE", node::node())
+        .env("REDIS_URL", redis.url());
+    start(bench, arguments)
+}
+
+fn pipeline(arguments: &[String]) -> Result<()> {
+    node::install_bench()?;
+    let mut bench = Command::new(release("bench"));
+    bench.arg("pipeline").env("BENCH_NODE", node::node());
+    start(bench, arguments)
 }
 
 fn product(arguments: &[String]) -> Result<()> {
@@ -84,17 +102,17 @@ fn product(arguments: &[String]) -> Result<()> {
     bench
         .arg("product")
         .env("DATABASE_URL", postgres.url())
-        .env("API_URL", worker.url());
-    start(bench, arguments, &redis)
+        .env("API_URL", worker.url())
+        .env("REDIS_URL", redis.url());
+    start(bench, arguments)
 }
 
 /// Runs the bench program to its end.
-fn start(mut bench: Command, arguments: &[String], redis: &PrivateRedis) -> Result<()> {
+fn start(mut bench: Command, arguments: &[String]) -> Result<()> {
     let spool = TemporaryFolder::new("spool")?;
     bench
         .args(arguments)
         .current_dir(project::root())
-        .env("REDIS_URL", redis.url())
         .env("TTLC_PROGRAM", release("ttlc"))
         .env("SPOOL_DIR", spool.path());
     let plain: Sink = Box::new(progress::line);

@@ -32,7 +32,7 @@ pub fn install_ui() -> Result<()> {
     install(&project::root().join("ui"), "ui")
 }
 
-/// Installs what the ingest bench compares with.
+/// Installs what the benches of ingest and the pipeline compare with.
 pub fn install_bench() -> Result<()> {
     install(&project::root().join("tests/bench/node"), "bench")
 }

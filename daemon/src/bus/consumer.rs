@@ -300,50 +300,17 @@ impl Consumer {
         }
     }
 
-    /// What acknowledges this consumer's entries while it reads the next ones.
-    pub fn acks(&self) -> Acks {
-        Acks {
-            bus: self.bus.clone(),
-            stream: self.stream.clone(),
-            group: self.group,
-        }
-    }
-
-    /// These were acknowledged by [`Consumer::acks`].
-    pub fn forget(&mut self, ids: &[String]) {
-        for id in ids {
-            self.begun.remove(id);
-        }
-    }
-
     /// Takes entries off the pending list, once their effect is durable.
     pub async fn ack(&mut self, ids: &[String]) -> Result<(), Error> {
-        self.forget(ids);
-        self.acks().ack(ids).await
-    }
-}
-
-/// Acknowledges entries of a [`Consumer`], beside it.
-#[derive(Clone)]
-pub struct Acks {
-    bus: Bus,
-    stream: String,
-    group: &'static str,
-}
-
-impl Acks {
-    /// Takes entries off the pending list, once their effect is durable. The consumer is told by
-    /// [`Consumer::forget`].
-    pub async fn ack(&self, ids: &[String]) -> Result<(), Error> {
         if ids.is_empty() {
             return Ok(());
         }
-        Ok(redis::cmd("XACK")
-            .arg(&self.stream)
-            .arg(self.group)
-            .arg(ids)
-            .exec_async(&mut self.bus.manager.clone())
-            .await?)
+        let mut command = redis::cmd("XACK");
+        command.arg(&self.stream).arg(self.group).arg(ids);
+        for id in ids {
+            self.begun.remove(id);
+        }
+        Ok(command.exec_async(&mut self.bus.manager.clone()).await?)
     }
 }
 

@@ -8,7 +8,6 @@
 //! a batch waits when an older entry is unfinished, as one that a stopped rival was given. A hop
 //! renews the lease.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -26,10 +25,14 @@ pub const ROLE_LEASE: Duration = Duration::from_secs(4);
 pub const ROLE_RENEW: Duration = Duration::from_secs(1);
 
 /// KEYS: raw, events, dlq, lease, state. ARGV: group, consumer, owner, the lease's life in ms, the
-/// batch's number, the first raw entry's id or an empty text, how many fields of the state, for each
-/// its name and value (an empty value removes it); then per raw entry its id (or an empty text for
-/// what no entry causes), how many outcomes it has, and for each the number of the key that it goes
-/// to, how many words it has, and these: what XADD takes after the key.
+/// batch's number, the first raw entry's id or an empty text, how many fields of the state, the last
+/// raw entry's id or an empty text, how many raw entries, the fuse, the names of the three fields of
+/// an event; for each field of the state its name and value (an empty value removes it); then per
+/// raw entry its id (or an empty text for what no entry causes), how many outcomes it has, and for
+/// each either an empty text and the values of an event's three fields, or how many words a dead
+/// letter has, and these: what XADD takes after the key.
+/// Which entries are pending is asked for all of them at once. Redis spends more time on words than
+/// on what they say, so what is the same for each event is said once.
 /// Returns how many entries were still pending, 0 for a batch that was done before, or why nothing
 /// was done: -1 the lease is not ours, -2 the batch does not follow the last one, -3 there is no
 /// last one, -4 an entry before the first is unfinished.
@@ -52,24 +55,38 @@ if first ~= '' then
 end
 redis.call('HSET', KEYS[5], 'batch', ARGV[5])
 redis.call('PEXPIRE', KEYS[4], ARGV[4])
-local i = 8
+local fuse, event, at, raw, i = ARGV[10], ARGV[11], ARGV[12], ARGV[13], 14
 for _ = 1, tonumber(ARGV[7]) do
   if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[5], ARGV[i])
   else redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1]) end
   i = i + 2
 end
-local done = 0
+local done, pending = 0, {}
+if first ~= '' then
+  for _, entry in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], first, ARGV[8], ARGV[9])) do
+    pending[entry[1]] = true
+  end
+end
 while i <= #ARGV do
   local id, outcomes = ARGV[i], tonumber(ARGV[i + 1])
-  local due = id == '' or #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0
+  local due = id == '' or pending[id] or #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0
   i = i + 2
   for _ = 1, outcomes do
-    local target, words = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
-    if due then redis.call('XADD', KEYS[target], unpack(ARGV, i + 2, i + 1 + words)) end
-    i = i + 2 + words
+    if ARGV[i] == '' then
+      if due then
+        redis.call('XADD', KEYS[2], 'MAXLEN', '~', fuse, '*',
+          event, ARGV[i + 1], at, ARGV[i + 2], raw, ARGV[i + 3])
+      end
+      i = i + 4
+    else
+      local words = tonumber(ARGV[i])
+      if due then redis.call('XADD', KEYS[3], unpack(ARGV, i + 1, i + words)) end
+      i = i + 1 + words
+    end
   end
   if due and id ~= '' then
     redis.call('XACK', KEYS[1], ARGV[1], id)
+    pending[id] = nil
     done = done + 1
   end
 end
@@ -117,34 +134,6 @@ pub enum Outcome {
     },
     /// It goes to the dead letters.
     DeadLetter(DeadLetter),
-}
-
-impl Outcome {
-    /// The number of the key in [`HOP`] that it goes to, and what `XADD` takes after that key.
-    fn target_and_words(&self) -> (usize, Vec<Cow<'_, str>>) {
-        match self {
-            Self::Event {
-                json,
-                normalized_at,
-                raw,
-            } => {
-                let words = vec![
-                    "MAXLEN".into(),
-                    "~".into(),
-                    FUSE.to_string().into(),
-                    "*".into(),
-                    events::EVENT.into(),
-                    json.as_str().into(),
-                    events::NORMALIZED_AT.into(),
-                    normalized_at.to_string().into(),
-                    events::RAW.into(),
-                    raw.as_str().into(),
-                ];
-                (2, words)
-            }
-            Self::DeadLetter(letter) => (3, letter.words()),
-        }
-    }
 }
 
 /// What one raw entry becomes; or, without an entry, what time has brought.
@@ -254,14 +243,22 @@ impl Consumer {
             .key(names.dlq(shard))
             .key(self.bus.role_key(Role::Normalizer(shard)))
             .key(self.bus.shard_key("ttlc:normalizer", shard));
-        let first = batch.hops.iter().find_map(|hop| hop.raw_id.as_deref());
+        let mut ids = batch.hops.iter().filter_map(|hop| hop.raw_id.as_deref());
+        let first = ids.next();
+        let last = ids.next_back().or(first);
         call.arg(self.group)
             .arg(&self.name)
             .arg(owner.to_string())
             .arg(u64::try_from(ROLE_LEASE.as_millis()).unwrap_or(u64::MAX))
             .arg(batch.number)
             .arg(first.unwrap_or_default())
-            .arg(batch.state.len());
+            .arg(batch.state.len())
+            .arg(last.unwrap_or_default())
+            .arg(batch.hops.len())
+            .arg(FUSE)
+            .arg(events::EVENT)
+            .arg(events::NORMALIZED_AT)
+            .arg(events::RAW);
         for (field, value) in &batch.state {
             call.arg(field).arg(value.as_deref().unwrap_or_default());
         }
@@ -269,10 +266,24 @@ impl Consumer {
             call.arg(hop.raw_id.as_deref().unwrap_or_default())
                 .arg(hop.outcomes.len());
             for outcome in &hop.outcomes {
-                let (target, words) = outcome.target_and_words();
-                call.arg(target).arg(words.len());
-                for word in &words {
-                    call.arg(word.as_ref());
+                match outcome {
+                    Outcome::Event {
+                        json,
+                        normalized_at,
+                        raw,
+                    } => {
+                        call.arg("")
+                            .arg(json)
+                            .arg(normalized_at.to_string())
+                            .arg(raw);
+                    }
+                    Outcome::DeadLetter(letter) => {
+                        let words = letter.words();
+                        call.arg(words.len());
+                        for word in &words {
+                            call.arg(word.as_ref());
+                        }
+                    }
                 }
             }
         }

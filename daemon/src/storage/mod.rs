@@ -35,6 +35,7 @@ mod users;
 pub mod verify;
 mod writer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -48,6 +49,9 @@ pub use database::DatabaseOptions;
 pub use migrate::migrate;
 pub use retention::{Pruned, RetentionOptions, prune};
 
+/// Tasks that read and store in turn, for each shard: while one stores, the other reads.
+const HANDS: u32 = 2;
+
 /// Settings of the storage writer.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)] // several stages have `Options`; a group would be named after the type
@@ -59,7 +63,7 @@ pub struct Options {
     #[command(flatten)]
     pub retention: RetentionOptions,
     /// How many events a transaction holds at most
-    #[arg(long, env = "STORAGE_BATCH_SIZE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=5_000))]
+    #[arg(long, env = "STORAGE_BATCH_SIZE", default_value = "2000", value_parser = clap::value_parser!(u16).range(1..=5_000))]
     pub storage_batch_size: u16,
     /// How long the first event of a batch waits for more, in milliseconds
     #[arg(long, env = "STORAGE_BATCH_MS", default_value = "50", value_parser = clap::value_parser!(u16).range(0..=5_000))]
@@ -175,9 +179,12 @@ async fn stage(
             name,
             stop.clone(),
         ));
-        let writer =
-            writer::Writer::new(&options, database.clone(), bus.clone(), shard, statistics);
-        tasks.spawn(writer.run(stop.clone()));
+        let turns = Arc::new(writer::Turns::new(database.clone(), statistics));
+        for hand in 0..HANDS {
+            let writer =
+                writer::Writer::new(&options, bus.clone(), shard, hand, Arc::clone(&turns));
+            tasks.spawn(writer.run(stop.clone()));
+        }
     }
     while let Some(ended) = tasks.join_next().await {
         // None of them returns an error; a panic is a defect and goes up to the supervisor.

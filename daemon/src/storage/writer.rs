@@ -1,20 +1,20 @@
 //! The loop of one shard: gather a batch, store it, acknowledge it.
 //!
-//! Two hands do so, in turn: while Postgres stores the batch of one, the other reads the next one
-//! and makes rows of it. Batches are stored and acknowledged in the order in which they were read,
-//! each only when the one before is settled.
+//! Two hands do so, in turn, each under a consumer name of its own: while Postgres stores the batch
+//! of one, the other reads the next one and makes rows of it. Batches are stored and acknowledged in
+//! the order in which they were read, each only when the one before is settled.
 //!
 //! Every entry that was read is either stored, or known to be stored already, or in the dead
 //! letters, before it is acknowledged. A dead letter may be written twice when a crash comes
 //! between it and the acknowledgement; an event row never.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
 use shared::streams::GROUP_STORAGE;
 use shared::time::Timestamp;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use super::batch::{Course, Stored, store};
 use super::database::{Database, Failure, Rights};
 use super::outage::Outage;
 use super::row::Row;
-use crate::bus::{Acks, Bus, Consumer, DeadLetter, Entry};
+use crate::bus::{Bus, Consumer, DeadLetter, Entry};
 use crate::metrics::{
     STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
     STORAGE_REPLAYED, STORAGE_TRIMMED,
@@ -46,77 +46,137 @@ const COLLISION: &str = "id_collision";
 /// Told to stop before the work was done; what is unfinished stays pending.
 struct Stopped;
 
-/// Writes what one shard's stream holds.
+/// Writes what one shard's stream holds; the other hand is another one.
 pub(super) struct Writer {
     bus: Bus,
     stream: String,
     name: String,
-    /// Held while a batch is read: hands read in turn.
-    reading: Mutex<Reading>,
-    /// Held while a batch is settled; who has read first is first in the queue for it.
-    session: Mutex<Session>,
+    consumer: Consumer,
+    turns: Arc<Turns>,
     batch_size: usize,
     batch_age: Duration,
-    acks: Acks,
 }
 
-/// The writer's end of the stream.
-struct Reading {
-    consumer: Consumer,
-    outage: Outage,
-    /// The batch read last, which the other hand may not have settled yet. After a reconnect what
-    /// is unfinished comes again, and that is not for two hands.
-    given: HashSet<String>,
+/// What the hands of a shard share: whose turn it is, and the connection to Postgres.
+pub(super) struct Turns {
+    /// Held while a batch is read: hands read in turn. Ends when the batch read last is settled.
+    reading: Mutex<Option<oneshot::Receiver<()>>>,
+    session: Mutex<Session>,
 }
 
-impl Writer {
-    pub(super) fn new(
-        options: &Options,
-        database: Database,
-        bus: Bus,
-        shard: u32,
-        statistics: bool,
-    ) -> Self {
-        let stream = bus.names().events(shard);
-        let name = options.storage_consumer.clone();
-        let reading = Reading::new(&bus, &stream, &name);
+impl Turns {
+    /// `statistics`: whether they are kept, as they always are in the product.
+    pub(super) fn new(database: Database, statistics: bool) -> Self {
         Self {
-            acks: reading.consumer.acks(),
-            reading: Mutex::new(reading),
-            bus,
-            stream,
-            name,
+            reading: Mutex::new(None),
             session: Mutex::new(Session {
                 database,
                 client: None,
                 course: Course::new(statistics),
                 stopped: false,
             }),
+        }
+    }
+}
+
+/// A batch's place in the order.
+struct Place {
+    /// Ends when the batch before is settled, however that ends.
+    before: Option<oneshot::Receiver<()>>,
+    /// Dropped when this one is.
+    _settled: oneshot::Sender<()>,
+}
+
+impl Place {
+    /// Behind the batch that was read last.
+    fn behind(last: &mut Option<oneshot::Receiver<()>>) -> Self {
+        let (settled, waiting) = oneshot::channel();
+        Self {
+            before: last.replace(waiting),
+            _settled: settled,
+        }
+    }
+
+    async fn come(&mut self) {
+        if let Some(before) = self.before.take() {
+            // An error means that it is dropped, which is all that it ever is.
+            let _ = before.await;
+        }
+    }
+}
+
+impl Writer {
+    /// Hand number `hand` of a shard.
+    pub(super) fn new(
+        options: &Options,
+        bus: Bus,
+        shard: u32,
+        hand: u32,
+        turns: Arc<Turns>,
+    ) -> Self {
+        let stream = bus.names().events(shard);
+        let name = match hand {
+            0 => options.storage_consumer.clone(),
+            _ => format!("{}.{hand}", options.storage_consumer),
+        };
+        Self {
+            consumer: bus.consumer(stream.clone(), GROUP_STORAGE, &name),
+            bus,
+            stream,
+            name,
+            turns,
             batch_size: options.batch_size(),
             batch_age: options.batch_age(),
         }
     }
 
     /// Until told to stop.
-    pub(super) async fn run(self, stop: CancellationToken) {
-        let (one, other) = tokio::join!(self.hand(&stop), self.hand(&stop));
-        if one.is_err() || other.is_err() {
-            return;
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let turns = self.turns.clone();
+        let mut redis = Outage::new("redis");
+        loop {
+            let mut reading = turns.reading.lock().await;
+            if stop.is_cancelled() {
+                break;
+            }
+            let Some(read) = stop.run_until_cancelled(self.gather()).await else {
+                break;
+            };
+            match read {
+                Ok(entries) if entries.is_empty() => redis.over(),
+                Ok(entries) => {
+                    redis.over();
+                    let place = Place::behind(&mut reading);
+                    drop(reading);
+                    if self.settle(&entries, place, &stop).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    if !redis.wait(&error, &stop).await {
+                        break;
+                    }
+                }
+            }
         }
         // The earlier stages have stopped by now; what they published last is stored as well. On
         // a connection of its own: the read that was cut off may still be answered on the other.
         // What that one was given is in the history, with which a new connection begins.
-        let mut reading = self.reading.lock().await;
-        *reading = Reading::new(&self.bus, &self.stream, &self.name);
+        self.consumer = self
+            .bus
+            .consumer(self.stream.clone(), GROUP_STORAGE, &self.name);
         let deadline = Instant::now() + STOP_GRACE;
         while Instant::now() < deadline {
-            match reading
+            let mut reading = turns.reading.lock().await;
+            match self
                 .consumer
                 .read(self.batch_size, Duration::from_millis(1))
                 .await
             {
                 Ok(entries) if !entries.is_empty() => {
-                    if self.settle(&entries, &stop).await.is_err() {
+                    let place = Place::behind(&mut reading);
+                    drop(reading);
+                    if self.settle(&entries, place, &stop).await.is_err() {
                         return;
                     }
                 }
@@ -125,44 +185,35 @@ impl Writer {
         }
     }
 
-    /// Reads a batch, settles it, and again.
-    async fn hand(&self, stop: &CancellationToken) -> Result<(), Stopped> {
-        let mut settled: Vec<String> = Vec::new();
-        loop {
-            let mut reading = self.reading.lock().await;
-            reading.consumer.forget(&settled);
-            settled.clear();
-            if stop.is_cancelled() {
-                return Ok(());
+    /// Waits for entries, then for more until the batch is full or old enough.
+    async fn gather(&mut self) -> Result<Vec<Entry>, crate::bus::Error> {
+        let mut entries = self.consumer.read(self.batch_size, IDLE_WAIT).await?;
+        let deadline = Instant::now() + self.batch_age;
+        while !entries.is_empty() && entries.len() < self.batch_size {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left < Duration::from_millis(1) {
+                break;
             }
-            let Some(read) = stop.run_until_cancelled(reading.gather(self)).await else {
-                return Ok(());
-            };
-            match read {
-                Ok(entries) => {
-                    reading.outage.over();
-                    if !entries.is_empty() {
-                        // From here to the queue for the session nothing waits, so that the order
-                        // of reading is the order of storing.
-                        drop(reading);
-                        self.settle(&entries, stop).await?;
-                        settled = entries.into_iter().map(|entry| entry.id).collect();
-                    }
-                }
-                Err(error) => {
-                    if !reading.outage.wait(&error, stop).await {
-                        return Ok(());
-                    }
-                }
+            match self
+                .consumer
+                .read(self.batch_size - entries.len(), left)
+                .await
+            {
+                Ok(more) => entries.extend(more),
+                // What we hold comes first; the next read meets the same error.
+                Err(_) => break,
             }
         }
+        Ok(entries)
     }
 
     /// Stores entries, or what is bad of them as dead letters, and acknowledges them.
-    async fn settle(&self, entries: &[Entry], stop: &CancellationToken) -> Result<(), Stopped> {
-        if entries.is_empty() {
-            return Ok(());
-        }
+    async fn settle(
+        &mut self,
+        entries: &[Entry],
+        mut place_in_order: Place,
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
         let now = jiff::Timestamp::now();
         let mut places = Vec::with_capacity(entries.len());
         let mut rows = Vec::with_capacity(entries.len());
@@ -183,7 +234,9 @@ impl Writer {
             }
         }
 
-        let mut session = self.session.lock().await;
+        place_in_order.come().await;
+        let turns = self.turns.clone();
+        let mut session = turns.session.lock().await;
         let begun = Instant::now();
         let mut total = Stored::default();
         // Parts still to be stored, the next one last. A part that holds a bad row is halved until
@@ -254,7 +307,7 @@ impl Writer {
 
         let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         let mut redis = Outage::new("redis");
-        while let Err(error) = self.acks.ack(&ids).await {
+        while let Err(error) = self.consumer.ack(&ids).await {
             if !redis.wait(&error, stop).await {
                 return Err(Stopped);
             }
@@ -271,42 +324,6 @@ impl Writer {
             "batch settled"
         );
         Ok(())
-    }
-}
-
-impl Reading {
-    fn new(bus: &Bus, stream: &str, name: &str) -> Self {
-        Self {
-            consumer: bus.consumer(stream.to_owned(), GROUP_STORAGE, name),
-            outage: Outage::new("redis"),
-            given: HashSet::new(),
-        }
-    }
-
-    /// Waits for entries, then for more until the batch is full or old enough.
-    async fn gather(&mut self, writer: &Writer) -> Result<Vec<Entry>, crate::bus::Error> {
-        let mut entries = self.consumer.read(writer.batch_size, IDLE_WAIT).await?;
-        let deadline = Instant::now() + writer.batch_age;
-        while !entries.is_empty() && entries.len() < writer.batch_size {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left < Duration::from_millis(1) {
-                break;
-            }
-            match self
-                .consumer
-                .read(writer.batch_size - entries.len(), left)
-                .await
-            {
-                Ok(more) => entries.extend(more),
-                // What we hold comes first; the next read meets the same error.
-                Err(_) => break,
-            }
-        }
-        entries.retain(|entry| !self.given.contains(&entry.id));
-        if !entries.is_empty() {
-            self.given = entries.iter().map(|entry| entry.id.clone()).collect();
-        }
-        Ok(entries)
     }
 }
 

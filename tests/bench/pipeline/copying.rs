@@ -73,7 +73,9 @@ async fn copy(client: &Client, rows: &[Bytes]) -> anyhow::Result<()> {
     /// Bytes in a message to the server.
     const MESSAGE: usize = 64 << 10;
     let sink = client
-        .copy_in::<_, Bytes>(&format!("COPY events ({COLUMNS}) FROM STDIN (FORMAT binary)"))
+        .copy_in::<_, Bytes>(&format!(
+            "COPY events ({COLUMNS}) FROM STDIN (FORMAT binary)"
+        ))
         .await?;
     futures_util::pin_mut!(sink);
     let mut message = BytesMut::from(HEADER);

@@ -48,11 +48,17 @@ pub(super) async fn measure(settings: &Settings, table: &mut Table) -> anyhow::R
             );
         }
         let bare = median(bare)?;
-        table.add("  bare XREADGROUP → XADD → XACK", format!("{:.0}/s", bare.rate()));
+        table.add(
+            "  bare XREADGROUP → XADD → XACK",
+            format!("{:.0}/s", bare.rate()),
+        );
         table.add(format!("    {COST}"), bare.cost());
         for (runs, (mark, _)) in ours.into_iter().zip(settings.programs()) {
             let run = median(runs)?;
-            table.add(format!("  ttlc normalizer{mark}"), format!("{:.0}/s", run.rate()));
+            table.add(
+                format!("  ttlc normalizer{mark}"),
+                format!("{:.0}/s", run.rate()),
+            );
             table.add(format!("    {COST}"), run.cost());
         }
     }
@@ -85,7 +91,11 @@ async fn copy(servers: &mut Servers, traffic: &Traffic) -> anyhow::Result<Run> {
             let mut pipe = redis::pipe();
             for _ in entries {
                 let event = events.next().context("too few events")?;
-                pipe.cmd("XADD").arg(&to).arg("*").arg(&event.fields()).ignore();
+                pipe.cmd("XADD")
+                    .arg(&to)
+                    .arg("*")
+                    .arg(&event.fields())
+                    .ignore();
             }
             pipe.cmd("XACK").arg(&from).arg(GROUP);
             for entry in entries {

@@ -55,7 +55,11 @@ pub(super) async fn measure(settings: &Settings, table: &mut Table) -> anyhow::R
         .await?;
     let sent = sent(&upstream, &names);
     caught_up(&servers, &upstream, &names, sent).await?;
-    peaks.push(("while Postgres was away, and after it", daemon.peak()?, AIM_OUTAGE));
+    peaks.push((
+        "while Postgres was away, and after it",
+        daemon.peak()?,
+        AIM_OUTAGE,
+    ));
     daemon.forget_peak()?;
     servers
         .without_redis(async || {
@@ -66,7 +70,11 @@ pub(super) async fn measure(settings: &Settings, table: &mut Table) -> anyhow::R
     let sent = self::sent(&upstream, &names);
     caught_up(&servers, &upstream, &names, sent).await?;
     sleep(SETTLE).await;
-    peaks.push(("while Redis was away, and after it", daemon.peak()?, AIM_OUTAGE));
+    peaks.push((
+        "while Redis was away, and after it",
+        daemon.peak()?,
+        AIM_OUTAGE,
+    ));
 
     for (what, peak, aim) in peaks {
         table.aimed(

@@ -56,7 +56,10 @@ impl Measured {
 
     /// From here on the peak is counted anew.
     pub(super) fn forget_peak(&self) -> anyhow::Result<()> {
-        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.id), "5")?)
+        Ok(std::fs::write(
+            format!("/proc/{}/clear_refs", self.id),
+            "5",
+        )?)
     }
 
     /// Tells it to stop and waits for its end.
@@ -84,7 +87,11 @@ fn times(id: u32) -> anyhow::Result<Times> {
     let (_, fields) = text.rsplit_once(')').context("no name")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks = |index: usize| -> anyhow::Result<f64> {
-        Ok(fields.get(index).context("too few fields")?.parse::<f64>()? / 100.0)
+        Ok(fields
+            .get(index)
+            .context("too few fields")?
+            .parse::<f64>()?
+            / 100.0)
     };
     Ok(Times {
         own: ticks(11)? + ticks(12)?,
@@ -131,6 +138,11 @@ impl Run {
     /// Events per second.
     pub(super) fn rate(&self) -> f64 {
         self.events / self.seconds
+    }
+
+    /// Seconds of Postgres' processor for an event.
+    pub(super) fn postgres(&self) -> f64 {
+        self.processor[2] / self.events
     }
 
     /// What a thousand events cost, in milliseconds of a processor.
@@ -212,7 +224,10 @@ pub(super) async fn watched(
     let before = used(servers)?;
     let (last, to) = look(goal).await?;
     let after = used(servers)?;
-    ensure!(first < last, "all was done at the first look: more messages are needed");
+    ensure!(
+        first < last,
+        "all was done at the first look: more messages are needed"
+    );
     Ok(Run {
         events: crate::table::float(last - first)?,
         seconds: (to - from).as_secs_f64(),

@@ -56,7 +56,9 @@ impl Traffic {
         let lasts = i64::from(messages) * 1_000 / (RATE * i64::try_from(ROOMS)?);
         let begin = now - lasts;
         let mut envelopes = Vec::with_capacity(capture.lines.len());
-        let sessions: Vec<Uuid> = (0..ROOMS).map(|room| Uuid::from_u128(0x0198 << 112 | u128::from(room))).collect();
+        let sessions: Vec<Uuid> = (0..ROOMS)
+            .map(|room| Uuid::from_u128(0x0198 << 112 | u128::from(room)))
+            .collect();
         let mut numbers = vec![first_seq_no(None, begin); sessions.len()];
         for (index, line) in (0_i64..).zip(&capture.lines) {
             let room = usize::try_from(index)? % sessions.len();
@@ -89,7 +91,8 @@ impl Traffic {
                     None,
                 ));
             }
-            let msg_id = upstream::patch::header(&line.payload).map(|header| header.msg_id.to_string());
+            let msg_id =
+                upstream::patch::header(&line.payload).map(|header| header.msg_id.to_string());
             envelopes.push(envelope(
                 &line.method,
                 RawData::Protobuf(line.payload.to_vec()),
@@ -117,7 +120,11 @@ impl Traffic {
         for lot in self.events.chunks(LOT) {
             let mut pipe = redis::pipe();
             for event in lot {
-                pipe.cmd("XADD").arg(&stream).arg("*").arg(&event.fields()).ignore();
+                pipe.cmd("XADD")
+                    .arg(&stream)
+                    .arg("*")
+                    .arg(&event.fields())
+                    .ignore();
             }
             pipe.exec_async(redis).await?;
         }

@@ -45,7 +45,11 @@ pub(super) async fn measure(settings: &Settings, table: &mut Table) -> anyhow::R
             break run;
         }
         let wanted = f64::from(settings.sustained) * run.rate() * 1.2 / (1.0 - WARM_UP);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "in range"
+        )]
         let wanted = wanted.clamp(1_000.0, 4_000_000.0) as u32;
         messages = wanted.max(messages + messages / 4);
     };
@@ -168,7 +172,9 @@ async fn from_frames(
     messages: u32,
 ) -> anyhow::Result<Run> {
     let capture = recorded::repeat(&recorded::messages()?, messages / ROOMS, IN_A_FRAME);
-    let names: Vec<String> = (0..ROOMS).map(|room| format!("bench-frames-{room}")).collect();
+    let names: Vec<String> = (0..ROOMS)
+        .map(|room| format!("bench-frames-{room}"))
+        .collect();
     let mut script = Script::new();
     for name in &names {
         script = script.creator(Creator::plays(name, capture.clone()));
@@ -180,7 +186,11 @@ async fn from_frames(
 
     let client = servers.postgres().await?;
     let goal = u64::from(messages / ROOMS * ROOMS);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "in range"
+    )]
     let warm = (f64::from(messages) * WARM_UP) as u64;
     let begun = Instant::now();
     let mut at_warm = None;
@@ -216,6 +226,21 @@ async fn from_frames(
     };
     let status = daemon.stop().await?;
     ensure!(status.success(), "the daemon ended with {status}");
+    // The ends of streaks that time brings are events without a message.
+    let (rows, twice): (i64, i64) = {
+        let row = client
+            .query_one(
+                "SELECT count(*), count(*) - count(DISTINCT (stream_id, raw_hash)) FROM events
+                 WHERE raw_format = 'protobuf' AND event_type <> 'STREAM_END'",
+                &[],
+            )
+            .await?;
+        (row.get(0), row.get(1))
+    };
+    ensure!(
+        u64::try_from(rows)? == goal && twice == 0,
+        "{goal} messages were sent, {rows} are stored, {twice} of them twice"
+    );
     let violations = upstream.violations();
     ensure!(
         violations.is_empty(),
