@@ -63,6 +63,40 @@ async fn an_event_is_stored_as_it_is() {
     assert!(rig.dead_letters().await.is_empty());
 }
 
+/// Rows get into the table by a COPY where all of a batch are new, and one by one where some are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_of_storing_leave_the_same() {
+    let mut room = Room::new("7301", "ann", 1, noon());
+    let mut events = vec![room.connected()];
+    for user in 0..50 {
+        events.push(room.chat(user % 7));
+        events.push(room.gift(user % 7, 3, "final"));
+        events.push(room.like(user % 5, 15));
+        events.push(room.watched_by(user));
+    }
+    events.push(room.gap(1, 5, "spool_full"));
+    events.push(room.stream_end(3));
+    // As of a day without a partition.
+    events.push(
+        room.chat(3)
+            .with("/ingestedAt", json!("2020-01-01T00:00:00.000Z")),
+    );
+
+    let (new, mixed) = (Rig::new().await, Rig::new().await);
+    new.store(new.options(), &events).await;
+    // A batch of its own for the one in the middle, and then all of them.
+    let known = std::slice::from_ref(&events[100]);
+    mixed.store(mixed.options(), known).await;
+    mixed.store(mixed.options(), &events).await;
+
+    for rig in [&new, &mixed] {
+        let stored: i64 = rig.one("SELECT count(*) FROM events").await;
+        assert_eq!(usize::try_from(stored).unwrap(), events.len());
+        assert!(rig.dead_letters().await.is_empty());
+    }
+    assert_eq!(new.snapshot().await, mixed.snapshot().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_stored_goes_to_the_dead_letters_and_the_rest_is_stored() {
     let rig = Rig::new().await;

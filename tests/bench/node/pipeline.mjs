@@ -228,14 +228,12 @@ async function storage() {
       });
       const people = tally(fresh.filter(({ event }) => event.user?.userId), ({ sessionId, user }) => [
         `${sessionId} ${user.userId}`, [sessionId, user.userId]]);
-      await Promise.all([
-        prepared('sessions', SESSIONS, [part(sessions, 0), part(sessions, 1), events(sessions),
-          zero(sessions), zero(sessions), likes(sessions), viewers(sessions)]),
-        prepared('minutes', MINUTES, [part(minutes, 0), part(minutes, 1), part(minutes, 2),
-          events(minutes), zero(minutes), zero(minutes), likes(minutes), viewers(minutes)]),
-        prepared('viewers', VIEWERS, [part(people, 0), part(people, 1), events(people), zero(people),
-          zero(people), likes(people), people.map((sum) => sum.first), people.map((sum) => sum.last)]),
-      ]);
+      await prepared('sessions', SESSIONS, [part(sessions, 0), part(sessions, 1), events(sessions),
+        zero(sessions), zero(sessions), likes(sessions), viewers(sessions)]);
+      await prepared('minutes', MINUTES, [part(minutes, 0), part(minutes, 1), part(minutes, 2),
+        events(minutes), zero(minutes), zero(minutes), likes(minutes), viewers(minutes)]);
+      await prepared('viewers', VIEWERS, [part(people, 0), part(people, 1), events(people), zero(people),
+        zero(people), likes(people), people.map((sum) => sum.first), people.map((sum) => sum.last)]);
     }
     await client.query('COMMIT');
     await writing.xack(EVENTS, 'storage', ...entries.map(([id]) => id));
