@@ -56,6 +56,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Script, Value};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use shared::dead_letter::{redact_error, redact_payload};
 use shared::streams::{StreamNames, dlq};
 use shared::time::Timestamp;
 
@@ -142,7 +143,7 @@ pub struct DeadLetter {
     pub stage: &'static str,
     /// The category, such as `PARSE_ERROR`.
     pub reason: &'static str,
-    /// What is wrong, free of secrets.
+    /// What is wrong.
     pub error: String,
     /// The original entry: all its fields as a JSON object.
     pub payload: String,
@@ -151,7 +152,8 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// What `XADD` takes after the stream.
+    /// What `XADD` takes after the stream: free of secrets, whoever made the letter and whatever
+    /// its entry held.
     fn words(&self) -> Vec<Cow<'_, str>> {
         vec![
             "*".into(),
@@ -160,9 +162,9 @@ impl DeadLetter {
             dlq::REASON.into(),
             self.reason.into(),
             dlq::ERROR.into(),
-            self.error.as_str().into(),
+            redact_error(&self.error),
             dlq::PAYLOAD.into(),
-            self.payload.as_str().into(),
+            redact_payload(&self.payload),
             dlq::FAILED_AT.into(),
             self.failed_at.to_string().into(),
         ]

@@ -257,6 +257,17 @@ impl Failure {
         }
     }
 
+    /// Whether another transaction was in the way: a deadlock, a serialization failure, a lock
+    /// that was not free in time. The same transaction may pass in a moment.
+    pub(super) fn is_conflict(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        error
+            .code()
+            .is_some_and(|code| matches!(code.code(), "40001" | "40P01" | "55P03"))
+    }
+
     /// Whether the server refuses us in a way that only a change of settings can help:
     /// authorization (28), no such database (3D), rights (42501).
     pub(super) fn is_refusal(&self) -> bool {

@@ -49,7 +49,7 @@ async fn make(database: &Database) -> Result<i32, Failure> {
         // A long reader of the default partition must not make every later one wait behind us.
         transaction
             .batch_execute(&format!(
-                "SET LOCAL lock_timeout = '5s'; {}",
+                "SET LOCAL lock_timeout = '2s'; {}",
                 rights.begin()
             ))
             .await?;
@@ -60,6 +60,10 @@ async fn make(database: &Database) -> Result<i32, Failure> {
             )
             .await?
             .get(0);
+        transaction.commit().await?;
+        // On its own: readers of the default partition wait for the end of the first one.
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(rights.begin()).await?;
         let tails: i64 = transaction
             .query_typed_one("SELECT record_unknown_tails()", &[])
             .await?

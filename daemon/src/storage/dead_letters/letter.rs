@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
-use shared::dead_letter::{redact_error, redact_payload};
+use shared::dead_letter::{REDACTED, redact_error, redact_payload};
 use shared::identity::{MAX_SEQ_NO, is_stream_id};
 use shared::raw::Envelope;
 use shared::streams::{StreamNames, dlq, events};
@@ -92,7 +92,8 @@ impl Letter {
                 .chars()
                 .take(ERROR_CHARS)
                 .collect(),
-            redacted: payload != original,
+            // Here, or by the stage that wrote it.
+            redacted: payload.contains(REDACTED),
             payload: payload.into_owned(),
             stream_id: place.stream_id,
             seq_no: place.seq_no,
