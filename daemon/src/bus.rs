@@ -4,7 +4,7 @@
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
 //! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
-//! `safety` (settings of Redis that lose events).
+//! `safety` (settings of Redis that lose events), `round_trips` (how long it takes).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
@@ -44,6 +44,7 @@ pub mod control;
 pub mod hop;
 pub mod redrive;
 pub mod rooms;
+mod round_trips;
 mod safety;
 pub mod trim;
 
@@ -59,6 +60,8 @@ use serde::{Deserialize, Serialize};
 use shared::dead_letter::{redact_error, redact_payload};
 use shared::streams::{StreamNames, dlq};
 use shared::time::Timestamp;
+
+use self::round_trips::Timed;
 
 pub use self::consumer::{Consumer, Entry};
 pub use self::control::Tracked;
@@ -175,7 +178,7 @@ impl DeadLetter {
 #[derive(Clone)]
 pub struct Bus {
     client: Client,
-    manager: ConnectionManager,
+    manager: Timed<ConnectionManager>,
     names: StreamNames,
     /// Shared: their texts are many times the rest, and every creator has a clone.
     scripts: Arc<Scripts>,
@@ -199,7 +202,7 @@ impl Bus {
         let manager = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
         Ok(Self {
             client,
-            manager,
+            manager: Timed(manager),
             names,
             scripts: Arc::new(Scripts {
                 rooms: rooms::Scripts::new(),

@@ -12,6 +12,7 @@ pub mod http;
 pub mod ingest;
 pub mod metrics;
 pub mod normalizer;
+mod outage;
 pub mod proto;
 pub mod storage;
 pub mod supervise;

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 // ---- process
@@ -23,6 +23,20 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 
 /// Counter of commands that failed; label `stage`.
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
+
+/// Histogram in seconds of commands and scripts, without waiting reads; label `command` (`ping`, `script`, `add`,
+/// `acknowledge`, `look`, `trim`, `several`, `other`).
+pub const REDIS_ROUND_TRIP: &str = "ttlc_redis_round_trip_seconds";
+
+// ---- servers: Redis and Postgres, as the stages meet them
+
+/// Counter of attempts that a server failed and that are made again; label `server` (`redis`, `postgres`).
+pub const SERVER_FAILURES: &str = "ttlc_server_failures_total";
+/// Counter of times that a server was back after it had failed; label `server`.
+pub const RECONNECTS: &str = "ttlc_server_reconnects_total";
+/// Histogram in seconds of whole transactions; label `work` (`connect`, `ping`, `store`, `dead_letters`, `forward`,
+/// `partitions`, `prune`).
+pub const POSTGRES_ROUND_TRIP: &str = "ttlc_postgres_round_trip_seconds";
 
 // ---- ingest: creators, connections, upstream's limits
 
@@ -169,6 +183,21 @@ pub const PUBLISH: &str = "ttlc_ingest_publish_seconds";
 const SECONDS: [f64; 10] = [
     0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
 ];
+/// Alarms without labels are there from the start: a rise from nothing to 1 is none for Prometheus.
+const FROM_ZERO: [&str; 12] = [
+    LEASES_LOST,
+    TASKS_RESTARTED,
+    STORAGE_EVENTS,
+    STORAGE_DUPLICATES,
+    STORAGE_DEFAULT_PARTITION,
+    STORAGE_TRIMMED,
+    FORWARDED,
+    SPOOL_RECORDS,
+    SPOOL_DAMAGED,
+    SPOOL_DISK_ERRORS,
+    PUBLISHED,
+    REFILLED,
+];
 /// How often the exporter tidies its samples.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -186,6 +215,9 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .install_recorder()?;
         describe();
+        for name in FROM_ZERO {
+            counter!(name).absolute(0);
+        }
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }
@@ -212,6 +244,10 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
     describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
     describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_histogram!(REDIS_ROUND_TRIP, Unit::Seconds, "Commands and scripts");
+    describe_counter!(SERVER_FAILURES, "Attempts that a server failed, by server");
+    describe_counter!(RECONNECTS, "Times that a server was back, by server");
+    describe_histogram!(POSTGRES_ROUND_TRIP, Unit::Seconds, "Transactions, by work");
     describe_gauge!(CREATORS, "Followed creators, by state");
     describe_gauge!(CONNECTIONS, "Open connections to rooms");
     describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");
@@ -342,8 +378,6 @@ fn resident_memory() -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use metrics::counter;
-
     use super::*;
 
     #[test]

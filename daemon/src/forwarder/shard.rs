@@ -31,8 +31,8 @@ use crate::metrics::{
     FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST, FORWARD_SKIPPED,
     REDIS_ERRORS,
 };
+use crate::outage::Outage;
 use crate::storage::database::Database;
-use crate::storage::outage::Outage;
 
 /// Name inside the group: fixed, so that the next process finds what this one left unfinished.
 const CONSUMER: &str = "forwarder";

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::database::{DatabaseOptions, Failure};
-use super::outage::Outage;
+use crate::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
 const FILES: [(&str, &str); 10] = [

@@ -23,7 +23,6 @@ pub(crate) mod database;
 pub mod dead_letters;
 mod gaps;
 mod migrate;
-pub(crate) mod outage;
 mod partitions;
 mod retention;
 mod rooms;
@@ -42,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 
-pub use database::DatabaseOptions;
+pub use database::{DatabaseOptions, Pulse};
 pub use migrate::migrate;
 pub use retention::{Pruned, RetentionOptions, prune};
 

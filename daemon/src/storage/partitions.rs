@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
-use super::database::{Database, Failure};
-use super::outage::Outage;
+use super::database::{Database, Failure, timed};
+use crate::outage::Outage;
 
 /// How many days ahead partitions exist.
 const DAYS_AHEAD: i32 = 14;
@@ -78,7 +78,7 @@ async fn make(database: &Database) -> Result<i32, Failure> {
         }
         Ok(made)
     };
-    match tokio::time::timeout(TIMEOUT, making).await {
+    match tokio::time::timeout(TIMEOUT, timed("partitions", making)).await {
         Ok(made) => made,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }

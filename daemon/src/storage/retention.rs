@@ -10,6 +10,7 @@
 //! finished first of all. Twice, or by several processes at once, is like once. An outage is waited
 //! for, and so is whoever reads the events for long.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::civil::Date;
@@ -20,9 +21,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
-use super::database::{Database, DatabaseOptions, Failure};
-use super::outage::Outage;
+use super::database::{Database, DatabaseOptions, Failure, timed};
 use super::{Error, given};
+use crate::outage::Outage;
 
 const INTERVAL: Duration = Duration::from_hours(6);
 /// Of one statement. Long: a day of many rooms is counted before it goes.
@@ -62,6 +63,20 @@ pub struct Pruned {
     pub dead_letters: i64,
     /// Records of the forwarder.
     pub forward_log: i64,
+}
+
+impl fmt::Display for Pruned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::default() {
+            return write!(f, "nothing is older than EVENT_RETENTION_DAYS");
+        }
+        write!(
+            f,
+            "removed: {} days of events, {} users, {} dead letters, {} records of the forwarder · \
+             {} viewers of sessions are pseudonyms now",
+            self.days, self.users, self.dead_letters, self.forward_log, self.session_users
+        )
+    }
 }
 
 /// One round, as `ttlc prune`.
@@ -208,7 +223,7 @@ async fn within(
         transaction.commit().await?;
         Ok(row)
     };
-    match tokio::time::timeout(TIMEOUT, transacting).await {
+    match tokio::time::timeout(TIMEOUT, timed("prune", transacting)).await {
         Ok(row) => row,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }

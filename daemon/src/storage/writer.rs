@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::batch::{Stored, store};
 use super::database::{Database, Failure, Rights};
-use super::outage::Outage;
 use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
 use crate::metrics::{
     STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
     STORAGE_REPLAYED, STORAGE_TRIMMED,
 };
+use crate::outage::Outage;
 
 /// How long a read waits when the stream is empty.
 const IDLE_WAIT: Duration = Duration::from_secs(2);

@@ -15,8 +15,8 @@ use super::letter::Letter;
 use super::redrive;
 use crate::bus::{Bus, Entry};
 use crate::metrics::DEAD_LETTERS;
-use crate::storage::database::{Database, Failure, Rights};
-use crate::storage::outage::Outage;
+use crate::outage::Outage;
+use crate::storage::database::{Database, Failure, Rights, timed};
 
 /// How many entries a transaction copies.
 const BATCH: usize = 64;
@@ -160,7 +160,7 @@ async fn insert(
         }
         Ok(())
     };
-    match tokio::time::timeout(TIMEOUT, inserting).await {
+    match tokio::time::timeout(TIMEOUT, timed("dead_letters", inserting)).await {
         Ok(inserted) => inserted,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
