@@ -21,7 +21,8 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 
 // ---- redis
 
-/// Counter of commands that failed; label `stage`.
+/// Counter of commands that failed; labels `stage` and `class` (`unreachable`, `timeout`, `loading`, `memory`,
+/// `disk`, `read_only`, `failover`, `no_group`, `refused`, `busy`, `defect`).
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
 
 // ---- ingest: creators, connections, upstream's limits

@@ -16,18 +16,18 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use metrics::{counter, gauge, histogram};
+use metrics::{gauge, histogram};
 use shared::streams::GROUP_NORMALIZER;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{hop, parts, timeout};
+use super::entry::{hop, timeout};
 use super::lease::{Lease, STANDBY};
 use super::{Known, Normalizer, SchemaError};
 use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
 use crate::metrics::{
-    NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS, REDIS_ERRORS,
+    NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS,
 };
 
 /// Name of this stage in logs and dead letters.
@@ -200,7 +200,7 @@ impl Shard {
             self.consumer.read_history_again();
             self.looked = Instant::now();
         }
-        for entries in parts(entries) {
+        for entries in bus::consumer::parts(entries) {
             self.begin(&entries, stop).await?;
             let began = Instant::now();
             let hops: Vec<Hop> = entries
@@ -357,7 +357,7 @@ async fn wait(
     delays: &mut impl Iterator<Item = Duration>,
     stop: &CancellationToken,
 ) -> Option<()> {
-    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+    bus::note(STAGE, error);
     let delay = delays.next().unwrap_or(MAX_DELAY);
     tracing::warn!(
         stage = STAGE,
