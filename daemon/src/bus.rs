@@ -305,6 +305,24 @@ impl Bus {
         Ok(command.query_async(&mut self.manager.clone()).await?)
     }
 
+    /// Keeps what no table can take, under a key of its own, for `life` or for ever; returns the key.
+    pub async fn park(
+        &self,
+        shard: u32,
+        entry: &str,
+        json: &str,
+        life: Option<Duration>,
+    ) -> Result<String, Error> {
+        let key = format!("{}:{entry}", self.shard_key("ttlc:parked", shard));
+        let mut command = redis::cmd("SET");
+        command.arg(&key).arg(json);
+        if let Some(life) = life {
+            command.arg("EX").arg(life.as_secs());
+        }
+        command.exec_async(&mut self.manager.clone()).await?;
+        Ok(key)
+    }
+
     /// A reader of `stream` for `group` under a fixed `name`: the same name finds its own
     /// unfinished entries again after a crash. Two processes must not use one name at a time.
     pub fn consumer(&self, stream: String, group: &'static str, name: &str) -> Consumer {

@@ -243,7 +243,10 @@ impl Consumer {
     ///
     /// To be called before the work. [`Consumer::survived`] takes it back.
     pub async fn begin(&mut self, entries: &[Entry]) -> Result<(), Error> {
-        let again = entries.iter().filter(|entry| entry.deliveries > 0);
+        // Also what was handed back uncounted: its delivery to us did not count by itself.
+        let again = entries
+            .iter()
+            .filter(|entry| entry.deliveries > 0 || !self.begun.contains_key(&entry.id));
         let counts: Vec<(String, u64)> = again
             .map(|entry| (entry.id.clone(), entry.deliveries + 1))
             .collect();
@@ -296,6 +299,11 @@ impl Consumer {
     /// Whether the last read has returned all new entries that there were.
     pub fn is_drained(&self) -> bool {
         self.drained
+    }
+
+    /// Whether the next read brings new entries, not unfinished ones.
+    pub(super) fn reads_new(&self) -> bool {
+        self.connection.is_some() && self.history.is_none()
     }
 
     /// Makes the next call read the own unfinished entries first, as after a reconnect: a reader

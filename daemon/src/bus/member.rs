@@ -189,12 +189,24 @@ impl Member {
         self.consumer.read(count, wait.min(ROLE_RENEW)).await
     }
 
-    /// More entries to those in hand, waiting up to `wait`, which is short.
+    /// More entries to those in hand, waiting up to `wait`, which is short; only while
+    /// [`Member::reads_new`], or what is in hand may come again.
     ///
     /// # Errors
     /// Whatever Redis meets.
     pub async fn more(&mut self, count: usize, wait: Duration) -> Result<Vec<Entry>, Error> {
         self.consumer.read(count, wait.min(ROLE_RENEW)).await
+    }
+
+    /// Whether the next entries are new ones: what is unfinished was read before, or is in hand.
+    pub fn reads_new(&self) -> bool {
+        self.consumer.reads_new()
+    }
+
+    /// Makes the next [`Member::read`] look for own unfinished entries first, as after a read that was cut
+    /// off. For callers that hold none.
+    pub fn read_own_again(&mut self) {
+        self.consumer.read_history_again();
     }
 
     /// The consumer's name while there is a slot.

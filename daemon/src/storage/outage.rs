@@ -53,6 +53,17 @@ impl Outage {
             .is_some()
     }
 
+    /// The same for Redis: what it met is counted by its class.
+    pub(crate) async fn wait_for_redis(
+        &mut self,
+        stage: &'static str,
+        error: &crate::bus::Error,
+        stop: &CancellationToken,
+    ) -> bool {
+        crate::bus::note(stage, error);
+        self.wait(error, stop).await
+    }
+
     /// It answers again.
     pub(crate) fn over(&mut self) {
         if self.attempts > 0 {

@@ -179,11 +179,9 @@ async fn writers_side_by_side_agree() {
     let mut twice = events.clone();
     twice.extend(events.iter().rev().cloned());
     rig.publish(&twice).await;
-    let writers: Vec<_> = ["writer-0", "writer-1", "writer-2", "writer-3"]
-        .into_iter()
-        .map(|name| {
+    let writers: Vec<_> = (0..4)
+        .map(|_| {
             let mut options = rig.options();
-            options.storage_consumer = name.into();
             options.storage_batch_size = 100;
             rig.start(options)
         })

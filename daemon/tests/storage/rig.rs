@@ -71,7 +71,6 @@ impl Rig {
             },
             storage_batch_size: 500,
             storage_batch_ms: 10,
-            storage_consumer: "writer-0".into(),
         }
     }
 
