@@ -255,7 +255,10 @@ fn describe() {
         "Events of days without a partition"
     );
     describe_counter!(STORAGE_TRIMMED, "Unread entries that were trimmed away");
-    describe_counter!(STORAGE_LOST, "Numbers that Redis lost before they were stored");
+    describe_counter!(
+        STORAGE_LOST,
+        "Numbers that Redis lost before they were stored"
+    );
     describe_histogram!(
         STORAGE_BATCH,
         Unit::Seconds,

@@ -390,6 +390,8 @@ pub(super) async fn create_group(
         .exec_async(connection)
         .await;
     match made {
+        // With a full memory nothing can be made, and what is there can be read: that makes room.
+        Err(error) if Class::of(&error) == Class::Memory => Ok(()),
         Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()),
         _ => Ok(()),
     }

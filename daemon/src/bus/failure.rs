@@ -151,17 +151,32 @@ mod tests {
     #[test]
     fn every_answer_has_its_class() {
         for (line, class) in [
-            ("LOADING Redis is loading the dataset in memory", Class::Loading),
-            ("OOM command not allowed when used memory > 'maxmemory'.", Class::Memory),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                Class::Loading,
+            ),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Class::Memory,
+            ),
             (
                 "ERR Error running script: @user_script:3: OOM command not allowed",
                 Class::Memory,
             ),
-            ("MISCONF Redis is configured to save RDB snapshots", Class::Disk),
-            ("READONLY You can't write against a read only replica.", Class::ReadOnly),
+            (
+                "MISCONF Redis is configured to save RDB snapshots",
+                Class::Disk,
+            ),
+            (
+                "READONLY You can't write against a read only replica.",
+                Class::ReadOnly,
+            ),
             ("MASTERDOWN Link with MASTER is down", Class::Failover),
             ("CLUSTERDOWN The cluster is down", Class::Failover),
-            ("UNBLOCKED force unblock from blocking operation", Class::Failover),
+            (
+                "UNBLOCKED force unblock from blocking operation",
+                Class::Failover,
+            ),
             ("NOGROUP No such key 'ttlc:raw'", Class::NoGroup),
             ("NOAUTH Authentication required.", Class::Refused),
             ("NOPERM this user has no permissions", Class::Refused),

@@ -75,10 +75,15 @@ while i <= #ARGV do
 end
 return done";
 
-/// KEYS: lease. ARGV: owner, its life in ms. Takes or renews it, or returns 0.
+/// KEYS: lease. ARGV: owner, its life in ms. Takes or renews it, or returns 0. Renewing works also
+/// when the memory is full: who reads and acknowledges makes room.
 const HOLD: &str = r"
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+if holder == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return 1
+end
+if holder then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
@@ -248,8 +253,14 @@ impl Bus {
     pub(super) fn role_key(&self, role: Role) -> String {
         let slot = |what, shard, slot| format!("{}:{slot}", self.shard_key(what, shard));
         match role {
-            Role::Storage { shard, slot: number } => slot("ttlc:lease:storage", shard, number),
-            Role::Ops { shard, slot: number } => slot("ttlc:lease:ops", shard, number),
+            Role::Storage {
+                shard,
+                slot: number,
+            } => slot("ttlc:lease:storage", shard, number),
+            Role::Ops {
+                shard,
+                slot: number,
+            } => slot("ttlc:lease:ops", shard, number),
             Role::Normalizer(shard) => self.shard_key("ttlc:lease:normalizer", shard),
             Role::Forwarder(shard) => self.shard_key("ttlc:lease:forwarder", shard),
             Role::Control => "ttlc:lease:control".to_owned(),

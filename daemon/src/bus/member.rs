@@ -27,7 +27,7 @@ use redis::Script;
 use shared::streams::{GROUP_OPS, GROUP_STORAGE};
 use tokio::time::Instant;
 
-use super::{Bus, Consumer, Entry, Error, Owner, ROLE_LEASE, ROLE_RENEW, Role};
+use super::{Bus, Class, Consumer, Entry, Error, Owner, ROLE_LEASE, ROLE_RENEW, Role};
 
 /// Members of a group at a time.
 pub const SLOTS: u32 = 32;
@@ -214,34 +214,54 @@ impl Member {
         self.slot.map(|slot| self.seats.name(slot))
     }
 
-    /// Takes or renews a slot; `false` when none is free.
+    /// Takes or renews a slot; `false` when none is free. While the memory of Redis is full no lease can
+    /// be made: then the last slot is used without one, for reading makes room. Who shares it by that
+    /// may do some work twice, which changes nothing.
     async fn sit(&mut self) -> Result<bool, Error> {
         if let Some(slot) = self.slot {
             if self.renewed.elapsed() < ROLE_RENEW {
                 return Ok(true);
             }
-            if self.hold(slot).await? {
-                return Ok(true);
+            match self.hold(slot).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) if error.class() == Class::Memory => {
+                    self.renewed = Instant::now();
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
             }
             tracing::warn!(stream = %self.stream, consumer = self.seats.name(slot), "the slot was taken over");
             self.slot = None;
         }
         for slot in 0..SLOTS {
-            if self.hold(slot).await? {
-                let name = self.seats.name(slot);
-                tracing::info!(stream = %self.stream, consumer = name, "reading");
-                self.consumer =
-                    self.bus
-                        .consumer(self.stream.clone(), self.seats.group(), &name);
-                self.slot = Some(slot);
-                self.told = false;
-                return Ok(true);
+            match self.hold(slot).await {
+                Ok(true) => {
+                    self.take(slot);
+                    return Ok(true);
+                }
+                Ok(false) => {}
+                Err(error) if error.class() == Class::Memory => {
+                    self.take(SLOTS - 1);
+                    self.renewed = Instant::now();
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
             }
         }
         if !std::mem::replace(&mut self.told, true) {
             tracing::warn!(stream = %self.stream, slots = SLOTS, "no slot is free, standing by");
         }
         Ok(false)
+    }
+
+    fn take(&mut self, slot: u32) {
+        let name = self.seats.name(slot);
+        tracing::info!(stream = %self.stream, consumer = name, "reading");
+        let stream = self.stream.clone();
+        self.consumer = self.bus.consumer(stream, self.seats.group(), &name);
+        self.slot = Some(slot);
+        self.told = false;
     }
 
     async fn hold(&mut self, slot: u32) -> Result<bool, Error> {
@@ -475,7 +495,14 @@ mod tests {
             assert_eq!(Seats::Storage.slot(&name), Some(slot), "{name}");
             assert_eq!(Seats::Ops.slot(&name), None, "{name}");
         }
-        for name in ["writer-0", "storage", "storage-", "storage-00", "storage-32", "storage--1"] {
+        for name in [
+            "writer-0",
+            "storage",
+            "storage-",
+            "storage-00",
+            "storage-32",
+            "storage--1",
+        ] {
             assert_eq!(Seats::Storage.slot(name), None, "{name}");
         }
     }

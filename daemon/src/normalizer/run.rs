@@ -26,9 +26,7 @@ use super::entry::{hop, timeout};
 use super::lease::{Lease, STANDBY};
 use super::{Known, Normalizer, SchemaError};
 use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
-use crate::metrics::{
-    NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS,
-};
+use crate::metrics::{NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS};
 
 /// Name of this stage in logs and dead letters.
 pub(super) const STAGE: &str = "normalizer";

@@ -206,10 +206,7 @@ impl Losses {
     }
 
     async fn client(&mut self) -> Result<(&mut Client, Rights), Failure> {
-        let open = self
-            .client
-            .take()
-            .filter(|(client, _)| !client.is_closed());
+        let open = self.client.take().filter(|(client, _)| !client.is_closed());
         let open = match open {
             Some(open) => open,
             None => self.database.connect_as_writer().await?,
@@ -255,15 +252,14 @@ impl Losses {
             let rows = transaction
                 .query_typed(
                     "SELECT from_seq_no, to_seq_no FROM unaccounted($1, $2, $3)",
-                    &[
-                        (room, Type::TEXT),
-                        (first, Type::INT8),
-                        (last, Type::INT8),
-                    ],
+                    &[(room, Type::TEXT), (first, Type::INT8), (last, Type::INT8)],
                 )
                 .await?;
             transaction.commit().await?;
-            found.extend(rows.iter().map(|row| (room.clone(), row.get(0), row.get(1))));
+            found.extend(
+                rows.iter()
+                    .map(|row| (room.clone(), row.get(0), row.get(1))),
+            );
         }
         if found.is_empty() {
             return Ok(Vec::new());
@@ -299,12 +295,20 @@ impl Losses {
         let names = self.bus.names();
         if hole.letters.is_none() {
             let events = names.events(self.shard);
-            if !self.bus.is_past(&events, GROUP_STORAGE, hole.events).await? {
+            if !self
+                .bus
+                .is_past(&events, GROUP_STORAGE, hole.events)
+                .await?
+            {
                 return Ok(false);
             }
             // The normalizer's are in the shard's stream, all others' in the first.
             let mut letters = Vec::new();
-            for shard in if self.shard == 0 { vec![0] } else { vec![0, self.shard] } {
+            for shard in if self.shard == 0 {
+                vec![0]
+            } else {
+                vec![0, self.shard]
+            } {
                 let stream = names.dlq(shard);
                 let end = self.bus.end(&stream).await?;
                 letters.push((stream, end));

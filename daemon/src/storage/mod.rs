@@ -153,8 +153,13 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             stop.clone(),
         ));
         let losses = losses::Losses::new(database.clone(), bus.clone(), shard);
-        let writer =
-            writer::Writer::new(&options, database.clone(), bus.clone(), shard, losses.seen());
+        let writer = writer::Writer::new(
+            &options,
+            database.clone(),
+            bus.clone(),
+            shard,
+            losses.seen(),
+        );
         tasks.spawn(losses.watch(stop.clone()));
         tasks.spawn(writer.run(stop.clone()));
     }

@@ -194,9 +194,10 @@ impl Writer {
         let mut letters = Vec::new();
         for (place, entry) in entries.iter().enumerate() {
             if entry.fields.is_empty() {
-                // It was trimmed away while it was ours. The room is unknown by now.
+                // It was trimmed away while it was pending. The room is unknown by now; the number
+                // that is missing is found by `losses`.
                 counter!(STORAGE_TRIMMED).increment(1);
-                tracing::error!(stream = %self.stream, entry = %entry.id, "an unread entry was trimmed: an event is lost");
+                tracing::error!(stream = %self.stream, entry = %entry.id, "a pending entry was trimmed: its event is lost, unless another writer holds it");
                 continue;
             }
             if entry.deliveries >= POISON {

@@ -6,7 +6,7 @@ use super::rig::{Event, Rig, Room, noon, poll};
 use super::statistics::assert_statistics_equal_a_recount;
 
 /// A few rooms with everything in them.
-fn show(rooms: u64, events: u64) -> Vec<Event> {
+pub(crate) fn show(rooms: u64, events: u64) -> Vec<Event> {
     let mut rooms: Vec<Room> = (0..rooms)
         .map(|n| {
             let username = format!("creator{n}");
@@ -41,7 +41,7 @@ fn show(rooms: u64, events: u64) -> Vec<Event> {
 }
 
 /// Stored exactly once, and every count follows from the events.
-async fn assert_complete(rig: &Rig, events: &[Event]) {
+pub(crate) async fn assert_complete(rig: &Rig, events: &[Event]) {
     let ids: Vec<Vec<u8>> = events
         .iter()
         .map(|event| event.id().as_bytes().to_vec())

@@ -58,6 +58,12 @@ impl Rig {
         }
     }
 
+    /// Another Redis instead of its own.
+    pub(crate) fn use_redis(&mut self, url: &str) {
+        self.redis = None;
+        url.clone_into(&mut self.redis_url);
+    }
+
     pub(crate) fn options(&self) -> Options {
         Options {
             database: DatabaseOptions {

@@ -195,10 +195,7 @@ impl Copier {
     }
 
     async fn client(&mut self) -> Result<(&mut Client, Rights), Failure> {
-        let open = self
-            .client
-            .take()
-            .filter(|(client, _)| !client.is_closed());
+        let open = self.client.take().filter(|(client, _)| !client.is_closed());
         let open = match open {
             Some(open) => open,
             None => self.database.connect_as_writer().await?,
