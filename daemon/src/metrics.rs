@@ -21,7 +21,8 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 
 // ---- redis
 
-/// Counter of commands that failed; label `stage`.
+/// Counter of commands that failed; labels `stage` and `class` (`unreachable`, `timeout`, `loading`, `memory`,
+/// `disk`, `read_only`, `failover`, `no_group`, `refused`, `busy`, `defect`).
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
 
 /// Histogram in seconds of commands and scripts, without waiting reads; label `command` (`ping`, `script`, `add`,
@@ -95,12 +96,14 @@ pub const STORAGE_EVENTS: &str = "ttlc_storage_events_total";
 pub const STORAGE_DUPLICATES: &str = "ttlc_storage_duplicates_total";
 /// Counter of entries that a replay showed; no label.
 pub const STORAGE_REPLAYED: &str = "ttlc_storage_replayed_total";
-/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `id_collision`).
+/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `POISON`, `id_collision`).
 pub const STORAGE_REJECTED: &str = "ttlc_storage_rejected_total";
 /// Counter of events of days without a partition: an alarm; no label.
 pub const STORAGE_DEFAULT_PARTITION: &str = "ttlc_storage_default_partition_total";
 /// Counter of pending entries that were trimmed away: an alarm; no label.
 pub const STORAGE_TRIMMED: &str = "ttlc_storage_trimmed_unread_total";
+/// Counter of numbers that were found missing and recorded in `gaps` as `trimmed`: an alarm; no label.
+pub const STORAGE_LOST: &str = "ttlc_storage_lost_total";
 /// Histogram of the time a batch takes from reading to the acknowledgement, in seconds; no label.
 pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
 /// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
@@ -288,6 +291,10 @@ fn describe() {
         "Events of days without a partition"
     );
     describe_counter!(STORAGE_TRIMMED, "Unread entries that were trimmed away");
+    describe_counter!(
+        STORAGE_LOST,
+        "Numbers that Redis lost before they were stored"
+    );
     describe_histogram!(
         STORAGE_BATCH,
         Unit::Seconds,

@@ -61,6 +61,17 @@ impl Outage {
             .is_some()
     }
 
+    /// The same for Redis: what it met is counted by its class.
+    pub(crate) async fn wait_for_redis(
+        &mut self,
+        stage: &'static str,
+        error: &crate::bus::Error,
+        stop: &CancellationToken,
+    ) -> bool {
+        crate::bus::note(stage, error);
+        self.wait(error, stop).await
+    }
+
     fn pause(&mut self) -> Duration {
         // Jitter may double it.
         self.delays.next().unwrap_or(LONGEST).min(LONGEST)

@@ -15,19 +15,17 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{gauge, histogram};
 use shared::streams::GROUP_NORMALIZER;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{hop, parts, timeout};
+use super::entry::{hop, timeout};
 use super::lease::{Lease, STANDBY};
 use super::{Known, Normalizer, SchemaError};
 use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
-use crate::metrics::{
-    NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS, REDIS_ERRORS,
-};
+use crate::metrics::{NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS};
 use crate::outage::Outage;
 
 /// Name of this stage in logs and dead letters.
@@ -202,7 +200,7 @@ impl Shard {
             self.consumer.read_history_again();
             self.looked = Instant::now();
         }
-        for entries in parts(entries) {
+        for entries in bus::consumer::parts(entries) {
             self.begin(&entries, stop).await?;
             let began = Instant::now();
             let hops: Vec<Hop> = entries
@@ -359,8 +357,10 @@ impl Shard {
 
 /// Waits after a failure of Redis; `None` to stop.
 async fn wait(error: &bus::Error, outage: &mut Outage, stop: &CancellationToken) -> Option<()> {
-    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
-    outage.wait(error, stop).await.then_some(())
+    outage
+        .wait_for_redis(STAGE, error, stop)
+        .await
+        .then_some(())
 }
 
 /// What has been done since the last report.

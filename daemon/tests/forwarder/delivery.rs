@@ -229,7 +229,6 @@ fn storage_writer(rig: &Rig) -> tokio::task::JoinHandle<()> {
         },
         storage_batch_size: 500,
         storage_batch_ms: 10,
-        storage_consumer: "writer-0".into(),
     };
     let bus = rig.bus();
     tokio::spawn(async move {

@@ -221,9 +221,7 @@ async fn pruning_meets_neither_readers_nor_writers_in_a_circle() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     });
-    let mut other = options.clone();
-    other.storage_consumer = "writer-1".into();
-    let writers = [rig.start(options), rig.start(other)];
+    let writers = [rig.start(options.clone()), rig.start(options)];
 
     let retention = RetentionOptions {
         event_retention_days: DAYS,

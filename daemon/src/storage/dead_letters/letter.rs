@@ -107,6 +107,31 @@ impl Letter {
             stage,
         }
     }
+
+    /// The letter in place of one that cannot be stored itself: `key` in Redis has its fields.
+    pub(super) fn parked(stream: &str, id: &str, parked: &str, reason: &str, why: &str) -> Self {
+        let payload = serde_json::json!({"parked": parked, "entry": format!("{stream}/{id}")});
+        let payload = payload.to_string();
+        let failed_at = jiff::Timestamp::from_millisecond(added_ms(id)).unwrap_or_default();
+        Self {
+            key: key("ops", &payload, None),
+            stage: "ops".to_owned(),
+            reason: reason.to_owned(),
+            error: redact_error(&without_nul(why))
+                .chars()
+                .take(ERROR_CHARS)
+                .collect(),
+            payload,
+            redacted: false,
+            stream_id: None,
+            seq_no: None,
+            session_id: None,
+            target: None,
+            failed_at,
+            entry: format!("{stream}/{id}"),
+            added_ms: added_ms(id),
+        }
+    }
 }
 
 /// The fields of an entry, when the payload is one.
