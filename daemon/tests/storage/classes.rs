@@ -242,7 +242,7 @@ async fn loading_is_waited_for() {
     let reload = tokio::spawn(async move {
         let client = redis::Client::open(format!("redis://{port}")).unwrap();
         let patient =
-            redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+            redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_mins(1)));
         let mut redis = client
             .get_multiplexed_async_connection_with_config(&patient)
             .await
