@@ -2,9 +2,12 @@
 //!
 //! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and says
 //! 503 with the reason while it is away (the stages then wait, they do not fail), and warns of
-//! settings of Redis that can lose events; `/metrics` is for Prometheus.
+//! settings of Redis and Postgres that can lose events, asked for once a minute; `/metrics` is for
+//! Prometheus.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -14,15 +17,22 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::metrics::Metrics;
+use crate::storage::safety::Watched;
+
+/// How long an answer about settings is good for: probes come every few seconds.
+const SETTINGS: Duration = Duration::from_mins(1);
 
 /// Serves until stopped.
 pub async fn run(
     address: SocketAddr,
     bus: Bus,
+    database: Option<Watched>,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -32,7 +42,11 @@ pub async fn run(
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(bus)
+        .with_state(Probed {
+            bus,
+            database,
+            warnings: Arc::default(),
+        })
         .route("/metrics", get(move || std::future::ready(show(&metrics))));
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -45,11 +59,42 @@ fn show(metrics: &Metrics) -> impl IntoResponse + use<> {
     (format, metrics.render())
 }
 
-async fn ready(State(bus): State<Bus>) -> (StatusCode, String) {
-    match bus.ping().await {
+/// What is asked.
+#[derive(Clone)]
+struct Probed {
+    bus: Bus,
+    database: Option<Watched>,
+    /// What was found, and when.
+    warnings: Arc<Mutex<Option<(Instant, Vec<String>)>>>,
+}
+
+impl Probed {
+    /// Unsafe settings; asked for again after a minute, or when the last answer was none.
+    async fn warnings(&self) -> Vec<String> {
+        let mut known = self.warnings.lock().await;
+        if let Some((at, found)) = &*known
+            && at.elapsed() < SETTINGS
+        {
+            return found.clone();
+        }
+        let redis = self.bus.unsafe_settings().await;
+        let postgres = match &self.database {
+            Some(database) => database.unsafe_settings().await.ok(),
+            None => Some(Vec::new()),
+        };
+        let whole = redis.is_ok() && postgres.is_some();
+        let mut found = redis.unwrap_or_default();
+        found.extend(postgres.unwrap_or_default());
+        *known = whole.then(|| (Instant::now(), found.clone()));
+        found
+    }
+}
+
+async fn ready(State(probed): State<Probed>) -> (StatusCode, String) {
+    match probed.bus.ping().await {
         Ok(()) => {
             let mut text = "ready\n".to_owned();
-            for sentence in bus.unsafe_settings().await.unwrap_or_default() {
+            for sentence in probed.warnings().await {
                 text.extend(["warning: ", &sentence, "\n"]);
             }
             if let Some(sentence) = crate::ingest::warning() {

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use daemon::bus::{Bus, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
+use daemon::storage::safety::Watched;
 use daemon::supervise::Stages;
 use daemon::{forwarder, http, ingest, normalizer, storage, telemetry};
 
@@ -37,7 +38,8 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(options) => {
             options.forwarder.check()?;
             storage::migrate(&options.storage.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let watched = Watched::new(&options.storage.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             let database = options.storage.database.clone();
             spawn_ingest(&mut stages, &bus, options.ingest);
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
@@ -53,20 +55,22 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             }
             options.forwarder.check()?;
             storage::migrate(&options.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let watched = Watched::new(&options.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             spawn_forwarder(&mut stages, &bus, options.forwarder, options.database);
         }
         Command::Ingest(options) => {
-            let bus = begin(&mut stages, &options.common)?;
+            let bus = begin(&mut stages, &options.common, None)?;
             spawn_ingest(&mut stages, &bus, options.ingest);
         }
         Command::Normalizer(options) => {
-            let bus = begin(&mut stages, &options.common)?;
+            let bus = begin(&mut stages, &options.common, None)?;
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
         }
         Command::StorageWriter(options) => {
             storage::migrate(&options.storage.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let watched = Watched::new(&options.storage.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             spawn_storage(&mut stages, &bus, options.storage);
         }
         Command::Normalize => return tokio::task::block_in_place(normalize_lines),
@@ -125,15 +129,20 @@ fn normalize_lines() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
+fn begin(stages: &mut Stages, common: &Common, database: Option<Watched>) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
     tokio::spawn(report_unsafe_redis(bus.clone()));
+    if let Some(database) = database.clone() {
+        tokio::spawn(report_unsafe_postgres(database));
+    }
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;
         tokio::spawn(metrics.clone().upkeep());
         let bus = bus.clone();
-        stages.spawn("health", |stop| http::run(address, bus, metrics, stop));
+        stages.spawn("health", |stop| {
+            http::run(address, bus, database, metrics, stop)
+        });
     }
     Ok(bus)
 }
@@ -175,7 +184,7 @@ fn spawn_forwarder(
 
 /// Without a destination there is nothing to do, and that is no failure: Compose starts every service.
 async fn idle(mut stages: Stages, common: &Common) -> anyhow::Result<()> {
-    begin(&mut stages, common)?;
+    begin(&mut stages, common, None)?;
     tracing::info!(
         stage = "forwarder",
         "FORWARD_URL is not set: nothing is forwarded"
@@ -198,5 +207,19 @@ async fn report_unsafe_redis(bus: Bus) {
     };
     for sentence in found {
         tracing::warn!(reason = "unsafe_redis", "{sentence}");
+    }
+}
+
+/// The same for Postgres.
+async fn report_unsafe_postgres(database: Watched) {
+    let found = loop {
+        match database.unsafe_settings().await {
+            Ok(found) => break found,
+            Err(error) => tracing::debug!(error, "cannot ask postgres for its settings yet"),
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    };
+    for sentence in found {
+        tracing::warn!(reason = "unsafe_postgres", "{sentence}");
     }
 }

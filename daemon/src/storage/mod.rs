@@ -33,6 +33,7 @@ mod partitions;
 mod retention;
 mod rooms;
 mod row;
+pub mod safety;
 mod statistics;
 mod users;
 pub mod verify;
