@@ -3,18 +3,20 @@
 CREATE FUNCTION unaccounted(room text, since bigint, until bigint)
 RETURNS TABLE (session_id uuid, from_seq_no bigint, to_seq_no bigint)
 LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
-    -- From the event before the range: what is missing in front of it is missing between the two.
-    WITH edge AS (
-        SELECT coalesce((SELECT max(seq_no) FROM events WHERE stream_id = room AND seq_no < since), since) AS first
+    -- From the event before the range to the one behind it: what is missing is missing between two.
+    WITH edges AS MATERIALIZED (
+        SELECT coalesce((SELECT max(seq_no) FROM events WHERE stream_id = room AND seq_no < since), since) AS low,
+            coalesce((SELECT min(seq_no) FROM events WHERE stream_id = room AND seq_no > until), until) AS high
     ), covered AS (
         SELECT seq_no AS first, seq_no AS last FROM events
-        WHERE stream_id = room AND seq_no BETWEEN (SELECT edge.first FROM edge) AND until
+        WHERE stream_id = room AND seq_no BETWEEN (SELECT low FROM edges) AND (SELECT high FROM edges)
         UNION ALL
         SELECT seq_no, seq_no FROM dead_letters
-        WHERE stream_id = room AND seq_no BETWEEN (SELECT edge.first FROM edge) AND until
+        WHERE stream_id = room AND seq_no BETWEEN (SELECT low FROM edges) AND (SELECT high FROM edges)
         UNION ALL
         SELECT gaps.from_seq_no, gaps.to_seq_no FROM gaps
-        WHERE stream_id = room AND gaps.to_seq_no >= (SELECT edge.first FROM edge) AND gaps.from_seq_no <= until
+        WHERE stream_id = room AND gaps.to_seq_no >= (SELECT low FROM edges)
+            AND gaps.from_seq_no <= (SELECT high FROM edges)
     ), reached AS (
         SELECT first, max(last) OVER (ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS last
         FROM covered
@@ -26,7 +28,7 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
         AND holes.first <= sessions.last_seq_no AND holes.last >= sessions.first_seq_no
     ORDER BY 2
 $$;
-COMMENT ON FUNCTION unaccounted(text, bigint, bigint) IS 'The same between two numbers, and before the first of them as far as the event before it.';
+COMMENT ON FUNCTION unaccounted(text, bigint, bigint) IS 'The same between two numbers, from the event before them to the event behind them.';
 
 CREATE FUNCTION record_trimmed(room text, first bigint, last bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$

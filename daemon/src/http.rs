@@ -2,11 +2,12 @@
 //!
 //! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and Postgres
 //! where a stage of this process needs it, and says 503 with the reason while one is away (the
-//! stages then wait, they do not fail), and warns of settings of Redis that can lose events;
-//! `/metrics` is for Prometheus.
+//! stages then wait, they do not fail), and warns of settings of both that can lose events, asked
+//! for once a minute; `/metrics` is for Prometheus.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -16,18 +17,29 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::metrics::Metrics;
-use crate::storage::Pulse;
+use crate::storage::safety::Watched;
+
+/// How long an answer about settings is good for: probes come every few seconds.
+const SETTINGS: Duration = Duration::from_mins(1);
 
 /// What the stages of this process cannot work without.
+#[derive(Clone)]
 pub struct Servers {
-    /// Every stage needs it.
-    pub redis: Bus,
-    /// When one needs it.
-    pub postgres: Option<Pulse>,
+    redis: Bus,
+    postgres: Option<Watched>,
+    warnings: Arc<Mutex<Option<Warnings>>>,
+}
+
+/// What was unsafe about them.
+struct Warnings {
+    asked: Instant,
+    found: Vec<String>,
 }
 
 /// Serves until stopped.
@@ -43,7 +55,7 @@ pub async fn run(
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Arc::new(servers))
+        .with_state(servers)
         .route("/metrics", get(move || std::future::ready(show(&metrics))));
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -56,18 +68,49 @@ fn show(metrics: &Metrics) -> impl IntoResponse + use<> {
     (format, metrics.render())
 }
 
-async fn ready(State(servers): State<Arc<Servers>>) -> (StatusCode, String) {
+impl Servers {
+    /// Postgres, when a stage needs it.
+    pub fn new(redis: Bus, postgres: Option<Watched>) -> Self {
+        Self {
+            redis,
+            postgres,
+            warnings: Arc::default(),
+        }
+    }
+
+    /// Unsafe settings; asked for again after a minute, or when the last answer was none.
+    async fn warnings(&self) -> Vec<String> {
+        let mut known = self.warnings.lock().await;
+        if let Some(known) = &*known
+            && known.asked.elapsed() < SETTINGS
+        {
+            return known.found.clone();
+        }
+        let redis = self.redis.unsafe_settings().await;
+        let postgres = match &self.postgres {
+            Some(postgres) => postgres.unsafe_settings().await.ok(),
+            None => Some(Vec::new()),
+        };
+        let whole = redis.is_ok() && postgres.is_some();
+        let mut found = redis.unwrap_or_default();
+        found.extend(postgres.unwrap_or_default());
+        *known = whole.then(|| Warnings {
+            asked: Instant::now(),
+            found: found.clone(),
+        });
+        found
+    }
+}
+
+async fn ready(State(servers): State<Servers>) -> (StatusCode, String) {
     let redis = async {
-        servers
-            .redis
-            .ping()
-            .await
-            .map_err(|error| error.to_string())
+        let answer = servers.redis.ping().await;
+        answer.map_err(|error| error.to_string())
     };
     let postgres = async {
         match &servers.postgres {
-            Some(pulse) => pulse
-                .feel()
+            Some(postgres) => postgres
+                .answers()
                 .await
                 .map_err(|error| format!("postgres: {error}")),
             None => Ok(()),
@@ -82,7 +125,7 @@ async fn ready(State(servers): State<Arc<Servers>>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, away.join("\n") + "\n");
     }
     let mut text = "ready\n".to_owned();
-    for sentence in servers.redis.unsafe_settings().await.unwrap_or_default() {
+    for sentence in servers.warnings().await {
         text.extend(["warning: ", &sentence, "\n"]);
     }
     if let Some(sentence) = crate::ingest::warning() {

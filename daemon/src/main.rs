@@ -8,6 +8,7 @@ use clap::Parser as _;
 use daemon::bus::{Bus, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
+use daemon::storage::safety::Watched;
 use daemon::supervise::Stages;
 use daemon::{forwarder, http, ingest, normalizer, storage, telemetry};
 
@@ -37,8 +38,9 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(options) => {
             options.forwarder.check()?;
             storage::migrate(&options.storage.database).await?;
+            let watched = Watched::new(&options.storage.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             let database = options.storage.database.clone();
-            let bus = begin(&mut stages, &options.common, Some(&database))?;
             spawn_ingest(&mut stages, &bus, options.ingest);
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
             spawn_storage(&mut stages, &bus, options.storage);
@@ -53,7 +55,8 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             }
             options.forwarder.check()?;
             storage::migrate(&options.database).await?;
-            let bus = begin(&mut stages, &options.common, Some(&options.database))?;
+            let watched = Watched::new(&options.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             spawn_forwarder(&mut stages, &bus, options.forwarder, options.database);
         }
         Command::Ingest(options) => {
@@ -66,11 +69,8 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::StorageWriter(options) => {
             storage::migrate(&options.storage.database).await?;
-            let bus = begin(
-                &mut stages,
-                &options.common,
-                Some(&options.storage.database),
-            )?;
+            let watched = Watched::new(&options.storage.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             spawn_storage(&mut stages, &bus, options.storage);
         }
         Command::Normalize => return tokio::task::block_in_place(normalize_lines),
@@ -130,21 +130,17 @@ fn normalize_lines() -> anyhow::Result<()> {
 }
 
 /// Connects, and serves signs of life; `database` when a stage of this process needs it.
-fn begin(
-    stages: &mut Stages,
-    common: &Common,
-    database: Option<&storage::DatabaseOptions>,
-) -> anyhow::Result<Bus> {
+fn begin(stages: &mut Stages, common: &Common, database: Option<Watched>) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
     tokio::spawn(report_unsafe_redis(bus.clone()));
+    if let Some(database) = database.clone() {
+        tokio::spawn(report_unsafe_postgres(database));
+    }
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;
         tokio::spawn(metrics.clone().upkeep());
-        let servers = http::Servers {
-            redis: bus.clone(),
-            postgres: database.map(storage::Pulse::new).transpose()?,
-        };
+        let servers = http::Servers::new(bus.clone(), database);
         stages.spawn("health", |stop| http::run(address, servers, metrics, stop));
     }
     Ok(bus)
@@ -210,5 +206,19 @@ async fn report_unsafe_redis(bus: Bus) {
     };
     for sentence in found {
         tracing::warn!(reason = "unsafe_redis", "{sentence}");
+    }
+}
+
+/// The same for Postgres.
+async fn report_unsafe_postgres(database: Watched) {
+    let found = loop {
+        match database.unsafe_settings().await {
+            Ok(found) => break found,
+            Err(error) => tracing::debug!(error, "cannot ask postgres for its settings yet"),
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    };
+    for sentence in found {
+        tracing::warn!(reason = "unsafe_postgres", "{sentence}");
     }
 }

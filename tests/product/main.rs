@@ -29,6 +29,7 @@ mod reconnects;
 mod repeats;
 mod rows;
 mod secrets;
+mod shards;
 mod spool;
 mod stand_in;
 mod stores;

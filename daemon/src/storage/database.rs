@@ -21,8 +21,6 @@ use crate::metrics::POSTGRES_ROUND_TRIP;
 
 /// From the first packet to a session that takes commands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A sign of life comes within this, or not: whoever asks waits for it.
-const PULSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// After how much silence the kernel asks whether the server is still there, and how often.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -158,47 +156,6 @@ pub(crate) fn timed<T>(
         let answer = asking.await;
         histogram!(POSTGRES_ROUND_TRIP, "work" => work).record(begun.elapsed());
         answer
-    }
-}
-
-/// Asks Postgres for a sign of life, on a connection that is kept.
-pub struct Pulse {
-    database: Database,
-    client: tokio::sync::Mutex<Option<Client>>,
-}
-
-impl Pulse {
-    /// Connects when it is first asked.
-    ///
-    /// # Errors
-    /// When there is no address, or it cannot be read.
-    pub fn new(options: &DatabaseOptions) -> Result<Self, Error> {
-        Ok(Self {
-            database: options.open()?,
-            client: tokio::sync::Mutex::new(None),
-        })
-    }
-
-    /// Whether it answers, within 2 s.
-    ///
-    /// # Errors
-    /// In words, free of secrets, when it does not.
-    pub async fn feel(&self) -> Result<(), String> {
-        let asking = async {
-            let mut kept = self.client.lock().await;
-            // Put back only after its answer: one that was cut off is not asked again.
-            let client = match kept.take().filter(|client| !client.is_closed()) {
-                Some(client) => client,
-                None => self.database.connect().await?,
-            };
-            timed("ping", client.simple_query("SELECT 1")).await?;
-            *kept = Some(client);
-            Ok::<_, Failure>(())
-        };
-        match tokio::time::timeout(PULSE_TIMEOUT, asking).await {
-            Ok(felt) => felt.map_err(|failure| failure.to_string()),
-            Err(_) => Err(Failure::Timeout(PULSE_TIMEOUT).to_string()),
-        }
     }
 }
 

@@ -32,6 +32,7 @@ mod partitions;
 mod retention;
 mod rooms;
 mod row;
+pub mod safety;
 mod statistics;
 mod users;
 pub mod verify;
@@ -45,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 
-pub use database::{DatabaseOptions, Pulse};
+pub use database::DatabaseOptions;
 pub use migrate::migrate;
 pub use retention::{Pruned, RetentionOptions, prune};
 
