@@ -81,7 +81,7 @@ pub enum Switch {
 /// What every stage needs.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Redis, redis://[user:password@]host:port[/db] or rediss://… for TLS
+    /// Redis, `redis://[user:password@]host:port[/db]`, or `rediss://…` for TLS
     #[arg(
         long,
         env = "REDIS_URL",

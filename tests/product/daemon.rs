@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{bail, ensure};
 use serde_json::Value;
-use xtask::{processes::Process, project};
+use xtask::{
+    processes::{Process, pause, resume},
+    project,
+};
 
 /// A running `ttlc`; dropping it stops it.
 pub(crate) struct Daemon {
@@ -92,11 +95,9 @@ impl Daemon {
 
     /// Holds it (SIGSTOP), or lets it go on (SIGCONT).
     pub(crate) fn hold(&self, hold: bool) {
-        let signal = if hold { "-STOP" } else { "-CONT" };
-        let done = Command::new("kill")
-            .args([signal, &self.process.id().to_string()])
-            .status();
-        assert!(done.expect("kill runs").success(), "{signal}");
+        let pid = self.process.id();
+        let done = if hold { pause(pid) } else { resume(pid) };
+        done.expect("it runs");
     }
 
     /// SIGTERM; how it ended, and whether in time.

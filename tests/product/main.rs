@@ -18,6 +18,7 @@ mod fallback;
 mod faults;
 mod feed;
 mod gifts;
+mod health;
 mod leases;
 mod limits;
 mod load;

@@ -80,7 +80,13 @@ pub(super) async fn ask<T: redis::FromRedisValue>(
     words: &[&str],
 ) -> redis::RedisResult<T> {
     let client = redis::Client::open(server.url())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    // Not the client's half a second, which a busy machine takes.
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await?;
     redis::cmd(words[0])
         .arg(&words[1..])
         .query_async(&mut connection)

@@ -43,7 +43,14 @@ fn start(folder: &TemporaryFolder, url: &str, limits: Limits) -> Process<Raw> {
 
 async fn connection(url: &str) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(url).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    // Not the client's half a second, which a busy machine takes.
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(30)))
+        .set_response_timeout(Some(Duration::from_secs(30)));
+    client
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await
+        .unwrap()
 }
 
 async fn ask<T: redis::FromRedisValue>(url: &str, words: &[&str]) -> T {
