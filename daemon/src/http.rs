@@ -59,13 +59,16 @@ fn show(metrics: &Metrics) -> impl IntoResponse + use<> {
     (format, metrics.render())
 }
 
+/// Unsafe settings, and when they were asked for.
+type Found = (Instant, Vec<String>);
+
 /// What is asked.
 #[derive(Clone)]
 struct Probed {
     bus: Bus,
     database: Option<Watched>,
     /// What was found, and when.
-    warnings: Arc<Mutex<Option<(Instant, Vec<String>)>>>,
+    warnings: Arc<Mutex<Option<Found>>>,
 }
 
 impl Probed {
