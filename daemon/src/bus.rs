@@ -3,7 +3,7 @@
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
-//! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
+//! [`replay`](self::replay) (showing stored sessions again), [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
 //! `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
@@ -25,6 +25,10 @@
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:forwarder`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
 //! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
+//! | `ttlc:replay:{replay}` | how far a replay is ([`shared::replay::Progress`]), who shows it (`owner`, `until`) and whether it shall end (`cancel`) | 7 days after its end |
+//! | `ttlc:replays` | the replays that have not ended, by when they were asked for | for ever |
+//! | `ttlc:replayed:{replay}` | what was published of a replay, in the slot of its room | 30 days after the last batch |
+//! | `ttlc:replayers` | that an ingest process with a database runs | 10 s after the last one said so |
 //! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
 //! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot.
@@ -43,6 +47,7 @@ pub mod consumer;
 pub mod control;
 pub mod hop;
 pub mod redrive;
+pub mod replay;
 pub mod rooms;
 mod safety;
 pub mod trim;
@@ -183,6 +188,7 @@ pub struct Bus {
 struct Scripts {
     rooms: rooms::Scripts,
     hop: hop::Scripts,
+    replays: replay::Scripts,
     status: Script,
 }
 
@@ -202,6 +208,7 @@ impl Bus {
             scripts: Arc::new(Scripts {
                 rooms: rooms::Scripts::new(),
                 hop: hop::Scripts::new(),
+                replays: replay::Scripts::new(),
                 status: Script::new(SET_STATUS),
             }),
         })

@@ -201,7 +201,7 @@ impl Bus {
         }))
     }
 
-    async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
+    pub(super) async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
         let reply: StreamInfoGroupsReply = redis::cmd("XINFO")
             .arg("GROUPS")
             .arg(stream)
