@@ -155,23 +155,22 @@ impl Showing {
             )
         };
         let mut pace = Pace::new(factor);
-        let mut page: VecDeque<Stored> = VecDeque::new();
+        let mut queue: VecDeque<Stored> = VecDeque::new();
         loop {
             if let Some(state) = self.position.end {
                 return Over::End(state);
             }
-            if page.is_empty() {
+            if queue.is_empty() {
                 let begun = Instant::now();
-                let (next, waited) = match self.page(&original, until).await {
-                    Some(read) => read,
-                    None => return Over::Stopped,
+                let Some((next, waited)) = self.page(&original, until).await else {
+                    return Over::Stopped;
                 };
                 if waited {
                     pace.delayed(begun.elapsed());
                 }
-                page = next.into();
+                queue = next.into();
             }
-            let Some(first) = page.front() else {
+            let Some(first) = queue.front() else {
                 return Over::End(State::Done);
             };
             let due = pace.due(first.ingested_at.as_millis(), Instant::now());
@@ -184,10 +183,10 @@ impl Showing {
             if begun.elapsed() > brake::LOOK {
                 pace.delayed(begun.elapsed());
             }
-            match self.send(&original, &mut page, &mut pace).await {
+            match self.send(&original, &mut queue, &mut pace).await {
                 Some(true) => {}
                 // Not where we thought it was: from where it is.
-                Some(false) => page.clear(),
+                Some(false) => queue.clear(),
                 None => return Over::Stopped,
             }
         }
@@ -332,19 +331,24 @@ impl Showing {
     async fn send(
         &mut self,
         original: &Original,
-        page: &mut VecDeque<Stored>,
+        queue: &mut VecDeque<Stored>,
         pace: &mut Pace,
     ) -> Option<bool> {
         let replay_id = locked(&self.progress).replay_id;
         let (mut entries, mut to, mut bytes) = (Vec::new(), self.position, 0);
         let mut skipped = Vec::new();
         let now = Instant::now();
-        while entries.len() < BATCH
-            && bytes < BATCH_BYTES
-            && let Some(stored) = page.pop_front_if(|stored| {
-                to.at == self.position.at || pace.due(stored.ingested_at.as_millis(), now) <= now
-            })
-        {
+        while entries.len() < BATCH && bytes < BATCH_BYTES {
+            let is_first = to.at == self.position.at;
+            let due = queue
+                .front()
+                .is_some_and(|next| is_first || pace.due(next.ingested_at.as_millis(), now) <= now);
+            if !due {
+                break;
+            }
+            let Some(stored) = queue.pop_front() else {
+                break;
+            };
             to.at = Some(stored.place);
             match stored.what {
                 Ok(message) => {

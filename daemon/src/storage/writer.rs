@@ -346,6 +346,7 @@ mod tests {
             turn: None,
             amounts: crate::storage::row::Amounts::default(),
             gap: None,
+            replay_end: None,
             event: "{}",
             raw: Cow::Owned(vec![0; bytes]),
             raw_format: "protobuf",
