@@ -40,8 +40,10 @@ const MISCOUNTED: &str = "WITH recount AS (
     SELECT (SELECT count(*) FROM (TABLE recount EXCEPT TABLE kept) AS missing)
         + (SELECT count(*) FROM (TABLE kept EXCEPT TABLE recount) AS surplus)";
 
-async fn start(product: &Product, session: Uuid, speed: Value) -> Uuid {
-    let replay = Uuid::now_v7();
+/// `number` is another one for each.
+async fn start(product: &Product, session: Uuid, speed: Value, number: u8) -> Uuid {
+    let replay =
+        uuid::Builder::from_unix_timestamp_millis(1_763_800_000_000, &[number; 10]).into_uuid();
     let command = json!({"command": "replay.start", "sessionId": session, "replayId": replay, "speed": speed});
     let mut redis = product.stores.redis().await.unwrap();
     let _: String = redis
@@ -133,7 +135,8 @@ async fn replays_of_a_broadcast_show_its_events_and_leave_everything_as_it_was()
     let mut replays = Vec::new();
     for &session in &sessions {
         for speed in [json!("max"), json!("max"), json!(100)] {
-            replays.push((session, start(&product, session, speed).await));
+            let number = u8::try_from(replays.len()).unwrap();
+            replays.push((session, start(&product, session, speed, number).await));
         }
     }
     for &(session, replay) in &replays {
