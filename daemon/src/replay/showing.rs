@@ -35,6 +35,8 @@ const BEAT: Duration = Duration::from_millis(500);
 /// Published in one script: events, and roughly how many bytes.
 const BATCH: usize = 128;
 const BATCH_BYTES: usize = 256 * 1024;
+/// What holds a batch up for longer moves the rest of the replay.
+const STALL: Duration = Duration::from_secs(1);
 /// A replay of a replay of … is followed so far.
 const MAX_DEPTH: usize = 5;
 
@@ -179,11 +181,12 @@ impl Showing {
             if !self.clear(&original.stream_id).await {
                 return Over::Stopped;
             }
-            // What was waited for the pipeline is not made up for; a look at it alone costs nothing.
-            if begun.elapsed() > brake::LOOK {
+            let sent = self.send(&original, &mut queue, &mut pace).await;
+            // What was in the way (Redis, or the pipeline) is not made up for; a slow machine is.
+            if begun.elapsed() > STALL {
                 pace.delayed(begun.elapsed());
             }
-            match self.send(&original, &mut queue, &mut pace).await {
+            match sent {
                 Some(true) => {}
                 // Not where we thought it was: from where it is.
                 Some(false) => queue.clear(),
