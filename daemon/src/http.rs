@@ -1,10 +1,12 @@
 //! Signs of life for whoever supervises the process: `/livez`, `/readyz` and `/metrics`.
 //!
-//! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and says
-//! 503 with the reason while it is away (the stages then wait, they do not fail), and warns of
-//! settings of Redis that can lose events; `/metrics` is for Prometheus.
+//! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and Postgres
+//! where a stage of this process needs it, and says 503 with the reason while one is away (the
+//! stages then wait, they do not fail), and warns of settings of Redis that can lose events;
+//! `/metrics` is for Prometheus.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -18,11 +20,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::metrics::Metrics;
+use crate::storage::Pulse;
+
+/// What the stages of this process cannot work without.
+pub struct Servers {
+    /// Every stage needs it.
+    pub redis: Bus,
+    /// When one needs it.
+    pub postgres: Option<Pulse>,
+}
 
 /// Serves until stopped.
 pub async fn run(
     address: SocketAddr,
-    bus: Bus,
+    servers: Servers,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -32,7 +43,7 @@ pub async fn run(
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(bus)
+        .with_state(Arc::new(servers))
         .route("/metrics", get(move || std::future::ready(show(&metrics))));
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -45,20 +56,39 @@ fn show(metrics: &Metrics) -> impl IntoResponse + use<> {
     (format, metrics.render())
 }
 
-async fn ready(State(bus): State<Bus>) -> (StatusCode, String) {
-    match bus.ping().await {
-        Ok(()) => {
-            let mut text = "ready\n".to_owned();
-            for sentence in bus.unsafe_settings().await.unwrap_or_default() {
-                text.extend(["warning: ", &sentence, "\n"]);
-            }
-            if let Some(sentence) = crate::ingest::warning() {
-                text.extend(["warning: ", sentence, "\n"]);
-            }
-            (StatusCode::OK, text)
+async fn ready(State(servers): State<Arc<Servers>>) -> (StatusCode, String) {
+    let redis = async {
+        servers
+            .redis
+            .ping()
+            .await
+            .map_err(|error| error.to_string())
+    };
+    let postgres = async {
+        match &servers.postgres {
+            Some(pulse) => pulse
+                .feel()
+                .await
+                .map_err(|error| format!("postgres: {error}")),
+            None => Ok(()),
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    };
+    let (redis, postgres) = tokio::join!(redis, postgres);
+    let away: Vec<String> = [redis, postgres]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    if !away.is_empty() {
+        return (StatusCode::SERVICE_UNAVAILABLE, away.join("\n") + "\n");
     }
+    let mut text = "ready\n".to_owned();
+    for sentence in servers.redis.unsafe_settings().await.unwrap_or_default() {
+        text.extend(["warning: ", &sentence, "\n"]);
+    }
+    if let Some(sentence) = crate::ingest::warning() {
+        text.extend(["warning: ", sentence, "\n"]);
+    }
+    (StatusCode::OK, text)
 }
 
 /// Asks a running process for `/readyz`.

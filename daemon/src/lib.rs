@@ -13,6 +13,7 @@ pub mod http;
 pub mod ingest;
 pub mod metrics;
 pub mod normalizer;
+mod outage;
 pub mod proto;
 pub mod replay;
 pub mod storage;

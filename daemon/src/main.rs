@@ -37,8 +37,8 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(options) => {
             options.forwarder.check()?;
             storage::migrate(&options.storage.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
             let database = options.storage.database.clone();
+            let bus = begin(&mut stages, &options.common, Some(&database))?;
             spawn_ingest(&mut stages, &bus, options.ingest);
             spawn_replays(&mut stages, &bus, options.replay, database.clone());
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
@@ -54,7 +54,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             }
             options.forwarder.check()?;
             storage::migrate(&options.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let bus = begin(&mut stages, &options.common, Some(&options.database))?;
             spawn_forwarder(&mut stages, &bus, options.forwarder, options.database);
         }
         Command::Ingest(options) => {
@@ -62,17 +62,21 @@ async fn execute(command: Command) -> anyhow::Result<()> {
                 let bus = Bus::new(&options.common.redis_url, options.common.names())?;
                 return Ok(replay::show(session, options.speed, &options.database, bus).await?);
             }
-            let bus = begin(&mut stages, &options.common)?;
+            let bus = begin(&mut stages, &options.common, None)?;
             spawn_ingest(&mut stages, &bus, options.ingest);
             spawn_replays(&mut stages, &bus, options.replay, options.database);
         }
         Command::Normalizer(options) => {
-            let bus = begin(&mut stages, &options.common)?;
+            let bus = begin(&mut stages, &options.common, None)?;
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
         }
         Command::StorageWriter(options) => {
             storage::migrate(&options.storage.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let bus = begin(
+                &mut stages,
+                &options.common,
+                Some(&options.storage.database),
+            )?;
             spawn_storage(&mut stages, &bus, options.storage);
         }
         Command::Normalize => return tokio::task::block_in_place(normalize_lines),
@@ -82,7 +86,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             retention,
         } => {
             let pruned = storage::prune(&database, &retention).await?;
-            tracing::info!(?pruned, "pruned");
+            writeln!(io::stdout(), "{pruned}")?;
             return Ok(());
         }
         Command::Verify(options) => return verify(&options).await,
@@ -131,15 +135,23 @@ fn normalize_lines() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
+/// Connects, and serves signs of life; `database` when a stage of this process needs it.
+fn begin(
+    stages: &mut Stages,
+    common: &Common,
+    database: Option<&storage::DatabaseOptions>,
+) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
     tokio::spawn(report_unsafe_redis(bus.clone()));
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;
         tokio::spawn(metrics.clone().upkeep());
-        let bus = bus.clone();
-        stages.spawn("health", |stop| http::run(address, bus, metrics, stop));
+        let servers = http::Servers {
+            redis: bus.clone(),
+            postgres: database.map(storage::Pulse::new).transpose()?,
+        };
+        stages.spawn("health", |stop| http::run(address, servers, metrics, stop));
     }
     Ok(bus)
 }
@@ -191,7 +203,7 @@ fn spawn_forwarder(
 
 /// Without a destination there is nothing to do, and that is no failure: Compose starts every service.
 async fn idle(mut stages: Stages, common: &Common) -> anyhow::Result<()> {
-    begin(&mut stages, common)?;
+    begin(&mut stages, common, None)?;
     tracing::info!(
         stage = "forwarder",
         "FORWARD_URL is not set: nothing is forwarded"

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 // ---- process
@@ -21,8 +21,23 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 
 // ---- redis
 
-/// Counter of commands that failed; label `stage`.
+/// Counter of commands that failed; labels `stage` and `class` (`unreachable`, `timeout`, `loading`, `memory`,
+/// `disk`, `read_only`, `failover`, `no_group`, `refused`, `busy`, `defect`).
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
+
+/// Histogram in seconds of commands and scripts, without waiting reads; label `command` (`ping`, `script`, `add`,
+/// `acknowledge`, `look`, `trim`, `several`, `other`).
+pub const REDIS_ROUND_TRIP: &str = "ttlc_redis_round_trip_seconds";
+
+// ---- servers: Redis and Postgres, as the stages meet them
+
+/// Counter of attempts that a server failed and that are made again; label `server` (`redis`, `postgres`).
+pub const SERVER_FAILURES: &str = "ttlc_server_failures_total";
+/// Counter of times that a server was back after it had failed; label `server`.
+pub const RECONNECTS: &str = "ttlc_server_reconnects_total";
+/// Histogram in seconds of whole transactions; label `work` (`connect`, `ping`, `store`, `dead_letters`, `forward`,
+/// `partitions`, `prune`).
+pub const POSTGRES_ROUND_TRIP: &str = "ttlc_postgres_round_trip_seconds";
 
 // ---- ingest: creators, connections, upstream's limits
 
@@ -82,12 +97,14 @@ pub const STORAGE_EVENTS: &str = "ttlc_storage_events_total";
 pub const STORAGE_DUPLICATES: &str = "ttlc_storage_duplicates_total";
 /// Counter of entries that a replay showed; no label.
 pub const STORAGE_REPLAYED: &str = "ttlc_storage_replayed_total";
-/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `id_collision`).
+/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `POISON`, `id_collision`).
 pub const STORAGE_REJECTED: &str = "ttlc_storage_rejected_total";
 /// Counter of events of days without a partition: an alarm; no label.
 pub const STORAGE_DEFAULT_PARTITION: &str = "ttlc_storage_default_partition_total";
 /// Counter of pending entries that were trimmed away: an alarm; no label.
 pub const STORAGE_TRIMMED: &str = "ttlc_storage_trimmed_unread_total";
+/// Counter of numbers that were found missing and recorded in `gaps` as `trimmed`: an alarm; no label.
+pub const STORAGE_LOST: &str = "ttlc_storage_lost_total";
 /// Histogram of the time a batch takes from reading to the acknowledgement, in seconds; no label.
 pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
 /// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
@@ -182,6 +199,21 @@ pub const PUBLISH: &str = "ttlc_ingest_publish_seconds";
 const SECONDS: [f64; 10] = [
     0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
 ];
+/// Alarms without labels are there from the start: a rise from nothing to 1 is none for Prometheus.
+const FROM_ZERO: [&str; 12] = [
+    LEASES_LOST,
+    TASKS_RESTARTED,
+    STORAGE_EVENTS,
+    STORAGE_DUPLICATES,
+    STORAGE_DEFAULT_PARTITION,
+    STORAGE_TRIMMED,
+    FORWARDED,
+    SPOOL_RECORDS,
+    SPOOL_DAMAGED,
+    SPOOL_DISK_ERRORS,
+    PUBLISHED,
+    REFILLED,
+];
 /// How often the exporter tidies its samples.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -199,6 +231,9 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .install_recorder()?;
         describe();
+        for name in FROM_ZERO {
+            counter!(name).absolute(0);
+        }
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }
@@ -225,6 +260,10 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
     describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
     describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_histogram!(REDIS_ROUND_TRIP, Unit::Seconds, "Commands and scripts");
+    describe_counter!(SERVER_FAILURES, "Attempts that a server failed, by server");
+    describe_counter!(RECONNECTS, "Times that a server was back, by server");
+    describe_histogram!(POSTGRES_ROUND_TRIP, Unit::Seconds, "Transactions, by work");
     describe_gauge!(CREATORS, "Followed creators, by state");
     describe_gauge!(CONNECTIONS, "Open connections to rooms");
     describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");
@@ -265,6 +304,10 @@ fn describe() {
         "Events of days without a partition"
     );
     describe_counter!(STORAGE_TRIMMED, "Unread entries that were trimmed away");
+    describe_counter!(
+        STORAGE_LOST,
+        "Numbers that Redis lost before they were stored"
+    );
     describe_histogram!(
         STORAGE_BATCH,
         Unit::Seconds,
@@ -366,8 +409,6 @@ fn resident_memory() -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use metrics::counter;
-
     use super::*;
 
     #[test]

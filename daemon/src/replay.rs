@@ -38,7 +38,7 @@ pub use self::command::show;
 use self::showing::{Outcome, Showing};
 use crate::bus::replay::Look;
 use crate::bus::{self, Bus, Owner};
-use crate::metrics::{REDIS_ERRORS, REPLAYS_ENDED, REPLAYS_RUNNING};
+use crate::metrics::{REPLAYS_ENDED, REPLAYS_RUNNING};
 use crate::storage::database::Database;
 use crate::storage::{self, DatabaseOptions};
 
@@ -197,7 +197,7 @@ impl Stage {
                         Some(Ok(())) => failures = 0,
                         Some(Err(error)) => {
                             failures += 1;
-                            counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+                            bus::note(STAGE, &error);
                             if failures.is_power_of_two() {
                                 tracing::warn!(stage = STAGE, %error, failures, "cannot look for replays, trying again");
                             }

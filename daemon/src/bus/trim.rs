@@ -201,6 +201,28 @@ impl Bus {
         }))
     }
 
+    /// Where a stream ends now, to ask later whether a group is past it.
+    pub async fn end(&self, stream: &str) -> Result<Mark, Error> {
+        let end = self.size(stream).await?.last;
+        EntryId::parse(&end).map(Mark).ok_or(Error::Reply("XINFO"))
+    }
+
+    /// Whether a group has finished all entries up to a mark: it needs none of them any more, or has
+    /// nothing left to read. Also when the stream was wiped since and all of the new one is done.
+    pub async fn is_past(&self, stream: &str, group: &str, mark: Mark) -> Result<bool, Error> {
+        let groups = self.groups(stream).await?;
+        let Some(known) = groups.iter().find(|known| known.name == group) else {
+            return Ok(false);
+        };
+        let position = self.position(stream, known).await?;
+        if known.pending == 0 && position >= mark.0 {
+            return Ok(true);
+        }
+        let at_the_end =
+            known.pending == 0 && known.last_delivered_id == self.size(stream).await?.last;
+        Ok(at_the_end || position > mark.0)
+    }
+
     pub(super) async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
         let reply: StreamInfoGroupsReply = redis::cmd("XINFO")
             .arg("GROUPS")
@@ -285,6 +307,10 @@ struct Size {
     last: String,
     first: Option<String>,
 }
+
+/// A place in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(EntryId);
 
 /// A stream entry's id, in the order of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -21,9 +21,9 @@ use super::item::{Item, Origin};
 use crate::bus::trim::Lost;
 use crate::bus::{Bus, Entry};
 use crate::metrics::DEAD_LETTERS;
-use crate::storage::database::{Database, Failure, Rights};
+use crate::outage::Outage;
+use crate::storage::database::{Database, Failure, Rights, timed};
 use crate::storage::dead_letters::{insert_in, letter};
-use crate::storage::outage::Outage;
 
 /// The dead letters that are redriven by themselves.
 pub(super) const UNREACHABLE: &str = "FORWARD_UNREACHABLE";
@@ -308,7 +308,7 @@ async fn patient<T>(
     outage: &mut Outage,
     stop: &CancellationToken,
 ) -> Option<Option<T>> {
-    let asked = tokio::time::timeout(TIMEOUT, asking);
+    let asked = tokio::time::timeout(TIMEOUT, timed("forward", asking));
     let failure = match stop.run_until_cancelled(asked).await? {
         Ok(Ok(answer)) => {
             outage.over();

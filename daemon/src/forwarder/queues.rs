@@ -17,7 +17,7 @@ use super::ledger::{Ledger, Outcome, Settled};
 use super::{Outlet, STAGE};
 use crate::bus::{Bus, Entry, LEASE};
 use crate::metrics::FORWARD_LOST;
-use crate::storage::outage::Outage;
+use crate::outage::Outage;
 
 /// A place in the queue of a room.
 pub(super) enum Slot {

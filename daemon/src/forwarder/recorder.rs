@@ -17,7 +17,7 @@ use super::queues::{Shared, locked};
 use super::shard::BATCH;
 use crate::bus::{Bus, DeadLetter, Entry};
 use crate::metrics::{FORWARD_DEAD, FORWARDED};
-use crate::storage::outage::Outage;
+use crate::outage::Outage;
 
 /// Records what became of events, several at a time.
 pub(super) struct Recorder {

@@ -29,10 +29,9 @@ use super::{Outlet, STAGE};
 use crate::bus::{self, Bus, Consumer, Entry, LEASE, Owner, RENEW, Role};
 use crate::metrics::{
     FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST, FORWARD_SKIPPED,
-    REDIS_ERRORS,
 };
+use crate::outage::Outage;
 use crate::storage::database::Database;
-use crate::storage::outage::Outage;
 
 /// Name inside the group: fixed, so that the next process finds what this one left unfinished.
 const CONSUMER: &str = "forwarder";
@@ -75,7 +74,7 @@ impl Shard {
             match stop.run_until_cancelled(self.take_lease(&renewed)).await {
                 None => break,
                 Some(Err(error)) => {
-                    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+                    bus::note(STAGE, &error);
                     if !outage.wait(&error, &stop).await {
                         break;
                     }
@@ -223,7 +222,7 @@ impl Reader {
             match self.step().await {
                 Some(Ok(())) => outage.over(),
                 Some(Err(error)) => {
-                    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+                    bus::note(STAGE, &error);
                     if !outage.wait(&error, &self.stop).await {
                         return;
                     }

@@ -16,8 +16,8 @@ use super::showing::{Outcome, Shared, Showing, locked};
 use super::source::{Found, Reader};
 use super::{Error, STAGE};
 use crate::bus::{Bus, Owner};
+use crate::outage::Outage;
 use crate::storage::DatabaseOptions;
-use crate::storage::outage::Outage;
 
 /// How often the progress is logged.
 const REPORT: Duration = Duration::from_secs(5);

@@ -26,9 +26,9 @@ use super::pace::Pace;
 use super::source::{Found, Original, Reader, Stored};
 use crate::bus::replay::{Place, Position, Refreshed, Step};
 use crate::bus::{Bus, Owner};
-use crate::metrics::{REDIS_ERRORS, REPLAY_SENT, REPLAY_SKIPPED};
+use crate::metrics::{REPLAY_SENT, REPLAY_SKIPPED};
+use crate::outage::Outage;
 use crate::storage::database::Database;
-use crate::storage::outage::Outage;
 
 /// How often the progress is written, and a wish to end it is looked for.
 const BEAT: Duration = Duration::from_millis(500);
@@ -419,8 +419,10 @@ impl Showing {
 
     /// Waits after a failure of Redis; `None` to stop.
     async fn failed(&self, outage: &mut Outage, error: &crate::bus::Error) -> Option<()> {
-        counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
-        outage.wait(error, &self.stop).await.then_some(())
+        outage
+            .wait_for_redis(STAGE, error, &self.stop)
+            .await
+            .then_some(())
     }
 
     /// Closes what was shown, and writes how it has ended.

@@ -12,7 +12,7 @@ use shared::raw::Source;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
-use super::database::{Failure, Rights};
+use super::database::{Failure, Rights, timed};
 use super::gaps::Gaps;
 use super::rooms::Rooms;
 use super::row::Row;
@@ -50,7 +50,8 @@ pub(super) async fn store(
     rights: Rights,
     rows: &[Row<'_>],
 ) -> Result<Stored, Failure> {
-    match tokio::time::timeout(TIMEOUT, transact(client, rights, rows)).await {
+    let storing = timed("store", transact(client, rights, rows));
+    match tokio::time::timeout(TIMEOUT, storing).await {
         Ok(stored) => Ok(stored?),
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }

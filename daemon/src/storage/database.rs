@@ -5,8 +5,9 @@
 
 use std::error::Error as _;
 use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use metrics::histogram;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -16,9 +17,12 @@ use tokio_postgres::{Client, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Error, given};
+use crate::metrics::POSTGRES_ROUND_TRIP;
 
 /// From the first packet to a session that takes commands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A sign of life comes within this, or not: whoever asks waits for it.
+const PULSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// After how much silence the kernel asks whether the server is still there, and how often.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -113,7 +117,7 @@ impl Database {
                 None => connect(&self.config, NoTls).await,
             }
         };
-        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, timed("connect", connecting)).await {
             Ok(connected) => connected.map_err(Failure::Postgres),
             Err(_) => Err(Failure::Timeout(CONNECT_TIMEOUT)),
         }
@@ -137,6 +141,63 @@ impl Database {
                 Ok((client, rights))
             }
             Err(_) => Err(Failure::Timeout(CONNECT_TIMEOUT)),
+        }
+    }
+}
+
+/// Measures some work of Postgres, whatever comes of it. `work` is one of the words that
+/// [`POSTGRES_ROUND_TRIP`] documents.
+pub(crate) fn timed<T>(
+    work: &'static str,
+    asking: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    // Transactions are large futures.
+    let asking = Box::pin(asking);
+    async move {
+        let begun = Instant::now();
+        let answer = asking.await;
+        histogram!(POSTGRES_ROUND_TRIP, "work" => work).record(begun.elapsed());
+        answer
+    }
+}
+
+/// Asks Postgres for a sign of life, on a connection that is kept.
+pub struct Pulse {
+    database: Database,
+    client: tokio::sync::Mutex<Option<Client>>,
+}
+
+impl Pulse {
+    /// Connects when it is first asked.
+    ///
+    /// # Errors
+    /// When there is no address, or it cannot be read.
+    pub fn new(options: &DatabaseOptions) -> Result<Self, Error> {
+        Ok(Self {
+            database: options.open()?,
+            client: tokio::sync::Mutex::new(None),
+        })
+    }
+
+    /// Whether it answers, within 2 s.
+    ///
+    /// # Errors
+    /// In words, free of secrets, when it does not.
+    pub async fn feel(&self) -> Result<(), String> {
+        let asking = async {
+            let mut kept = self.client.lock().await;
+            // Put back only after its answer: one that was cut off is not asked again.
+            let client = match kept.take().filter(|client| !client.is_closed()) {
+                Some(client) => client,
+                None => self.database.connect().await?,
+            };
+            timed("ping", client.simple_query("SELECT 1")).await?;
+            *kept = Some(client);
+            Ok::<_, Failure>(())
+        };
+        match tokio::time::timeout(PULSE_TIMEOUT, asking).await {
+            Ok(felt) => felt.map_err(|failure| failure.to_string()),
+            Err(_) => Err(Failure::Timeout(PULSE_TIMEOUT).to_string()),
         }
     }
 }
@@ -255,6 +316,17 @@ impl Failure {
             "23514" => db.constraint().is_some(),
             code => matches!(&code[..2], "22" | "23" | "54"),
         }
+    }
+
+    /// Whether another transaction was in the way: a deadlock, a serialization failure, a lock
+    /// that was not free in time. The same transaction may pass in a moment.
+    pub(super) fn is_conflict(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        error
+            .code()
+            .is_some_and(|code| matches!(code.code(), "40001" | "40P01" | "55P03"))
     }
 
     /// Whether the server refuses us in a way that only a change of settings can help:

@@ -1,6 +1,6 @@
 //! The storage writer: the one stage that persists canonical events.
 //!
-//! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
+//! In: entries of `ttlc:events` (group `storage`, a slot per shard). Out: rows of `events`,
 //! and what follows from them in `creators`, `streams`, `sessions`, `users` and the statistics;
 //! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
 //! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
@@ -14,16 +14,20 @@
 //!   letters; the rest of its batch is stored.
 //! - **Outage** of Postgres or Redis: the batch waits and is tried again for ever, until it is
 //!   stored or the stage is told to stop.
-//! - **Order**: several writers may run, each under its own consumer name; no result depends on
-//!   which of two batches is committed first.
+//! - **Poison**: an entry that ends one process after the other is taken alone in the end, and given
+//!   up after five ([`bus::POISON`](crate::bus::POISON)). Outages never count.
+//! - **Order**: several writers may run, each in a slot of its own ([`bus::member`](crate::bus::member));
+//!   what one leaves another takes up, and no result depends on which of two batches is committed first.
+//! - **Loss**: what was gone from Redis before it was stored is found by its missing numbers, and
+//!   recorded in `gaps` ([`losses`]).
 
 mod batch;
 mod check;
 pub(crate) mod database;
 pub mod dead_letters;
 mod gaps;
+mod losses;
 mod migrate;
-pub(crate) mod outage;
 mod partitions;
 mod retention;
 mod rooms;
@@ -35,14 +39,13 @@ mod writer;
 
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
 use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 
-pub use database::DatabaseOptions;
+pub use database::{DatabaseOptions, Pulse};
 pub use migrate::migrate;
 pub use retention::{Pruned, RetentionOptions, prune};
 
@@ -62,10 +65,6 @@ pub struct Options {
     /// How long the first event of a batch waits for more, in milliseconds
     #[arg(long, env = "STORAGE_BATCH_MS", default_value = "50", value_parser = clap::value_parser!(u16).range(0..=5_000))]
     pub storage_batch_ms: u16,
-    /// This writer's name in the group: the same after a restart, another one for each writer
-    /// that runs at the same time
-    #[arg(long, env = "STORAGE_CONSUMER", default_value = "writer-0", value_parser = NonEmptyStringValueParser::new())]
-    pub storage_consumer: String,
 }
 
 impl Options {
@@ -145,15 +144,22 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
         stop.clone(),
     ));
     for shard in 0..bus.names().shards() {
-        let name = options.storage_consumer.clone();
         tasks.spawn(dead_letters::keep(
             database.clone(),
             bus.clone(),
             shard,
-            name,
+            options.retention.event_retention_days,
             stop.clone(),
         ));
-        let writer = writer::Writer::new(&options, database.clone(), bus.clone(), shard);
+        let losses = losses::Losses::new(database.clone(), bus.clone(), shard);
+        let writer = writer::Writer::new(
+            &options,
+            database.clone(),
+            bus.clone(),
+            shard,
+            losses.seen(),
+        );
+        tasks.spawn(losses.watch(stop.clone()));
         tasks.spawn(writer.run(stop.clone()));
     }
     while let Some(ended) = tasks.join_next().await {

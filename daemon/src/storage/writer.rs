@@ -1,28 +1,32 @@
 //! The loop of one shard: gather a batch, store it, acknowledge it.
 //!
-//! Every entry that was read is either stored, or known to be stored already, or in the dead
+//! In: entries of the shard's events, as a [`Member`] of those that share them: what others left,
+//! own unfinished ones, new ones. An attempt is counted before the work on it, and taken back when
+//! Postgres or Redis was the reason that nothing came of it; what has ended five processes goes to
+//! the dead letters unread. Every entry that was read is either stored, or known to be stored already, or in the dead
 //! letters, before it is acknowledged. A dead letter may be written twice when a crash comes
 //! between it and the acknowledgement; an event row never.
 
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use shared::streams::GROUP_STORAGE;
 use shared::time::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::batch::{Stored, store};
 use super::database::{Database, Failure, Rights};
-use super::outage::Outage;
+use super::losses::Seen;
 use super::row::Row;
-use crate::bus::{Bus, Consumer, DeadLetter, Entry};
+use crate::bus::consumer::parts;
+use crate::bus::{Bus, DeadLetter, Entry, Member, POISON, Seats};
 use crate::metrics::{
     STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
     STORAGE_REPLAYED, STORAGE_TRIMMED,
 };
+use crate::outage::Outage;
 
 /// How long a read waits when the stream is empty.
 const IDLE_WAIT: Duration = Duration::from_secs(2);
@@ -30,11 +34,14 @@ const IDLE_WAIT: Duration = Duration::from_secs(2);
 const BATCH_BYTES: usize = 8 << 20;
 /// How long after the stop a transaction may take, and how long the rest is drained.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+/// Handing back what is unfinished may take so long.
+const LEAVE: Duration = Duration::from_millis(500);
 /// A dead letter's error is cut to this many characters.
 const ERROR_CHARS: usize = 500;
 
 const STAGE: &str = "storage";
 const REJECTED: &str = "STORAGE_REJECTED";
+const POISONED: &str = "POISON";
 const COLLISION: &str = "id_collision";
 
 /// Told to stop before the work was done; what is unfinished stays pending.
@@ -44,33 +51,45 @@ struct Stopped;
 pub(super) struct Writer {
     bus: Bus,
     stream: String,
-    name: String,
-    consumer: Consumer,
+    member: Member,
     session: Session,
     batch_size: usize,
     batch_age: Duration,
+    seen: Seen,
 }
 
 impl Writer {
-    pub(super) fn new(options: &Options, database: Database, bus: Bus, shard: u32) -> Self {
-        let stream = bus.names().events(shard);
-        let name = options.storage_consumer.clone();
+    pub(super) fn new(
+        options: &Options,
+        database: Database,
+        bus: Bus,
+        shard: u32,
+        seen: Seen,
+    ) -> Self {
         Self {
-            consumer: bus.consumer(stream.clone(), GROUP_STORAGE, &name),
+            member: bus.member(Seats::Storage, shard),
+            stream: bus.names().events(shard),
             bus,
-            stream,
-            name,
             session: Session {
                 database,
                 client: None,
             },
             batch_size: options.batch_size(),
             batch_age: options.batch_age(),
+            seen,
         }
     }
 
     /// Until told to stop.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        self.work(&stop).await;
+        let leaving = self.member.leave();
+        if !matches!(timeout(LEAVE, leaving).await, Ok(Ok(()))) {
+            tracing::debug!(stream = %self.stream, "the slot lapses by itself");
+        }
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) {
         let mut redis = Outage::new("redis");
         while !stop.is_cancelled() {
             let Some(read) = stop.run_until_cancelled(self.gather()).await else {
@@ -79,32 +98,27 @@ impl Writer {
             match read {
                 Ok(entries) => {
                     redis.over();
-                    if self.settle(&entries, &stop).await.is_err() {
+                    if self.settle(entries, stop).await.is_err() {
                         return;
                     }
                 }
                 Err(error) => {
-                    if !redis.wait(&error, &stop).await {
+                    if !redis.wait_for_redis(STAGE, &error, stop).await {
                         break;
                     }
                 }
             }
         }
-        // The earlier stages have stopped by now; what they published last is stored as well. On
-        // a connection of its own: the read that was cut off may still be answered on the other.
-        // What that one was given is in the history, with which a new connection begins.
-        self.consumer = self
-            .bus
-            .consumer(self.stream.clone(), GROUP_STORAGE, &self.name);
+        // The earlier stages have stopped by now; what they published last is stored as well. The
+        // read that was cut off may have been answered: a new connection, which every cut-off read
+        // brings, begins with the history.
+        self.member.read_own_again();
         let deadline = Instant::now() + STOP_GRACE;
         while Instant::now() < deadline {
-            match self
-                .consumer
-                .read(self.batch_size, Duration::from_millis(1))
-                .await
-            {
-                Ok(entries) if !entries.is_empty() => {
-                    if self.settle(&entries, &stop).await.is_err() {
+            let reading = self.member.read(self.batch_size, Duration::from_millis(1));
+            match timeout(STOP_GRACE, reading).await {
+                Ok(Ok(entries)) if !entries.is_empty() => {
+                    if self.settle(entries, stop).await.is_err() {
                         return;
                     }
                 }
@@ -115,16 +129,16 @@ impl Writer {
 
     /// Waits for entries, then for more until the batch is full or old enough.
     async fn gather(&mut self) -> Result<Vec<Entry>, crate::bus::Error> {
-        let mut entries = self.consumer.read(self.batch_size, IDLE_WAIT).await?;
+        let mut entries = self.member.read(self.batch_size, IDLE_WAIT).await?;
         let deadline = Instant::now() + self.batch_age;
-        while !entries.is_empty() && entries.len() < self.batch_size {
+        while !entries.is_empty() && entries.len() < self.batch_size && self.member.reads_new() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left < Duration::from_millis(1) {
                 break;
             }
             match self
-                .consumer
-                .read(self.batch_size - entries.len(), left)
+                .member
+                .more(self.batch_size - entries.len(), left)
                 .await
             {
                 Ok(more) => entries.extend(more),
@@ -135,11 +149,44 @@ impl Writer {
         Ok(entries)
     }
 
-    /// Stores entries, or what is bad of them as dead letters, and acknowledges them.
-    async fn settle(&mut self, entries: &[Entry], stop: &CancellationToken) -> Result<(), Stopped> {
+    /// Settles entries, those alone that have ended processes before; others see meanwhile that we work.
+    async fn settle(
+        &mut self,
+        entries: Vec<Entry>,
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
         if entries.is_empty() {
             return Ok(());
         }
+        let ids = entries.iter().map(|entry| entry.id.clone()).collect();
+        let beat = self.member.beat(ids);
+        let settling = async {
+            for part in parts(entries) {
+                self.settle_part(&part, stop).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            settled = settling => settled,
+            () = beat => Ok(()),
+        }
+    }
+
+    /// Stores entries, or what is bad of them as dead letters, and acknowledges them.
+    async fn settle_part(
+        &mut self,
+        entries: &[Entry],
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        // Not an attempt yet: the entries are not looked at.
+        self.session.open(stop).await?;
+        let mut redis = Outage::new("redis");
+        while let Err(error) = self.member.begin(entries).await {
+            if !redis.wait_for_redis(STAGE, &error, stop).await {
+                return Err(Stopped);
+            }
+        }
+        redis.over();
         let begun = Instant::now();
         let now = jiff::Timestamp::now();
         let mut places = Vec::with_capacity(entries.len());
@@ -147,9 +194,15 @@ impl Writer {
         let mut letters = Vec::new();
         for (place, entry) in entries.iter().enumerate() {
             if entry.fields.is_empty() {
-                // It was trimmed away while it was ours. The room is unknown by now.
+                // It was trimmed away while it was pending. The room is unknown by now; the number
+                // that is missing is found by `losses`.
                 counter!(STORAGE_TRIMMED).increment(1);
-                tracing::error!(stream = %self.stream, entry = %entry.id, "an unread entry was trimmed: an event is lost");
+                tracing::error!(stream = %self.stream, entry = %entry.id, "a pending entry was trimmed: its event is lost, unless another writer holds it");
+                continue;
+            }
+            if entry.deliveries >= POISON {
+                let error = format!("{} processes have died on it", entry.deliveries);
+                letters.push((place, POISONED, error));
                 continue;
             }
             match Row::read(entry, now) {
@@ -167,7 +220,7 @@ impl Writer {
         let mut parts = chunks(&rows);
         parts.reverse();
         while let Some((from, to)) = parts.pop() {
-            match self.session.store(&rows[from..to], stop).await? {
+            match self.store(&rows[from..to], entries, stop).await? {
                 Ok(stored) => {
                     total.inserted += stored.inserted;
                     total.duplicates += stored.duplicates;
@@ -221,7 +274,7 @@ impl Writer {
             };
             let mut redis = Outage::new("redis");
             while let Err(error) = self.bus.dead_letter(&letter).await {
-                if !redis.wait(&error, stop).await {
+                if !redis.wait_for_redis(STAGE, &error, stop).await {
                     return Err(Stopped);
                 }
             }
@@ -230,8 +283,8 @@ impl Writer {
 
         let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         let mut redis = Outage::new("redis");
-        while let Err(error) = self.consumer.ack(&ids).await {
-            if !redis.wait(&error, stop).await {
+        while let Err(error) = self.member.ack(&ids).await {
+            if !redis.wait_for_redis(STAGE, &error, stop).await {
                 return Err(Stopped);
             }
         }
@@ -248,6 +301,49 @@ impl Writer {
         );
         Ok(())
     }
+
+    /// Stores rows of `entries`, however long Postgres is away. The inner error is a refusal of the
+    /// data.
+    async fn store(
+        &mut self,
+        rows: &[Row<'_>],
+        entries: &[Entry],
+        stop: &CancellationToken,
+    ) -> Result<Result<Stored, Failure>, Stopped> {
+        let mut outage = Outage::new("postgres");
+        let ids: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
+        loop {
+            let failure = match self.session.attempt(rows, stop).await? {
+                Ok(stored) => {
+                    outage.over();
+                    self.seen.note(rows);
+                    return Ok(Ok(stored));
+                }
+                Err(failure) if failure.is_bad_data() => {
+                    outage.over();
+                    return Ok(Err(failure));
+                }
+                Err(failure) => failure,
+            };
+            // The entries are not the reason: should the process end now, it is not on their account.
+            if let Err(error) = self.member.survived(&ids).await {
+                tracing::debug!(stream = %self.stream, %error, "the attempt stays counted");
+            }
+            if !outage.wait(&failure, stop).await {
+                return Err(Stopped);
+            }
+            self.session.open(stop).await?;
+            if let Err(error) = self.member.begin_again(&ids).await {
+                tracing::debug!(stream = %self.stream, %error, "the attempt is not counted");
+            }
+        }
+    }
+}
+
+/// Until a while after the stop.
+async fn grace(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(STOP_GRACE).await;
 }
 
 /// Cuts rows into parts of about [`BATCH_BYTES`], at least one row each.
@@ -276,46 +372,62 @@ struct Session {
 }
 
 impl Session {
-    /// Stores rows, however long Postgres is away. The inner error is a refusal of the data.
-    async fn store(
-        &mut self,
-        rows: &[Row<'_>],
-        stop: &CancellationToken,
-    ) -> Result<Result<Stored, Failure>, Stopped> {
+    /// Connects, however long Postgres is away.
+    async fn open(&mut self, stop: &CancellationToken) -> Result<(), Stopped> {
+        if self
+            .client
+            .as_ref()
+            .is_some_and(|(client, _)| !client.is_closed())
+        {
+            return Ok(());
+        }
         let mut outage = Outage::new("postgres");
         loop {
-            let attempt = async {
-                let open = self.client.take().filter(|open| !open.0.is_closed());
-                let open = match open {
-                    Some(open) => open,
-                    None => self.database.connect_as_writer().await?,
-                };
-                let (client, rights) = self.client.insert(open);
-                store(client, *rights, rows).await
+            let connecting = self.database.connect_as_writer();
+            let connected = tokio::select! {
+                connected = connecting => connected,
+                () = grace(stop) => return Err(Stopped),
             };
-            let outcome = tokio::select! {
-                outcome = attempt => outcome,
-                // A transaction that is cut off is rolled back, or comes again as repeats.
-                () = async { stop.cancelled().await; sleep(STOP_GRACE).await } => return Err(Stopped),
-            };
-            match outcome {
-                Ok(stored) => {
+            match connected {
+                Ok(client) => {
                     outage.over();
-                    return Ok(Ok(stored));
-                }
-                Err(failure) if failure.is_bad_data() => {
-                    outage.over();
-                    return Ok(Err(failure));
+                    self.client = Some(client);
+                    return Ok(());
                 }
                 Err(failure) => {
-                    // A fresh connection also gets rid of whatever state the failure left behind.
-                    self.client = None;
                     if !outage.wait(&failure, stop).await {
                         return Err(Stopped);
                     }
                 }
             }
         }
+    }
+
+    /// One transaction. After a failure that is not the data's the connection is another one:
+    /// that also gets rid of whatever state the failure left behind.
+    async fn attempt(
+        &mut self,
+        rows: &[Row<'_>],
+        stop: &CancellationToken,
+    ) -> Result<Result<Stored, Failure>, Stopped> {
+        self.open(stop).await?;
+        let Some((client, rights)) = &mut self.client else {
+            return Err(Stopped);
+        };
+        let outcome = tokio::select! {
+            outcome = store(client, *rights, rows) => outcome,
+            // A transaction that is cut off is rolled back, or comes again as repeats.
+            () = grace(stop) => {
+                self.client = None;
+                return Err(Stopped);
+            }
+        };
+        if let Err(failure) = &outcome
+            && !failure.is_bad_data()
+        {
+            self.client = None;
+        }
+        Ok(outcome)
     }
 }
 

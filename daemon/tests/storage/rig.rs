@@ -58,6 +58,12 @@ impl Rig {
         }
     }
 
+    /// Another Redis instead of its own.
+    pub(crate) fn use_redis(&mut self, url: &str) {
+        self.redis = None;
+        url.clone_into(&mut self.redis_url);
+    }
+
     pub(crate) fn options(&self) -> Options {
         Options {
             database: DatabaseOptions {
@@ -71,7 +77,6 @@ impl Rig {
             },
             storage_batch_size: 500,
             storage_batch_ms: 10,
-            storage_consumer: "writer-0".into(),
         }
     }
 

@@ -442,7 +442,7 @@ impl<S: Sink> Publisher<S> {
                 }
                 Err(error) => {
                     failures += 1;
-                    counter!(names::REDIS_ERRORS, "stage" => "ingest").increment(1);
+                    crate::bus::note("ingest", &error);
                     if failures.is_power_of_two() {
                         tracing::warn!(stage = "ingest", %error, failures, "cannot publish, trying again");
                     }

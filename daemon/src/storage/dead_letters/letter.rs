@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
-use shared::dead_letter::{redact_error, redact_payload};
+use shared::dead_letter::{REDACTED, redact_error, redact_payload};
 use shared::identity::{MAX_SEQ_NO, is_stream_id};
 use shared::raw::Envelope;
 use shared::streams::{StreamNames, dlq, events};
@@ -92,7 +92,8 @@ impl Letter {
                 .chars()
                 .take(ERROR_CHARS)
                 .collect(),
-            redacted: payload != original,
+            // Here, or by the stage that wrote it.
+            redacted: payload.contains(REDACTED),
             payload: payload.into_owned(),
             stream_id: place.stream_id,
             seq_no: place.seq_no,
@@ -104,6 +105,31 @@ impl Letter {
             added_ms: added_ms(&entry.id),
             entry: format!("{stream}/{}", entry.id),
             stage,
+        }
+    }
+
+    /// The letter in place of one that cannot be stored itself: `key` in Redis has its fields.
+    pub(super) fn parked(stream: &str, id: &str, parked: &str, reason: &str, why: &str) -> Self {
+        let payload = serde_json::json!({"parked": parked, "entry": format!("{stream}/{id}")});
+        let payload = payload.to_string();
+        let failed_at = jiff::Timestamp::from_millisecond(added_ms(id)).unwrap_or_default();
+        Self {
+            key: key("ops", &payload, None),
+            stage: "ops".to_owned(),
+            reason: reason.to_owned(),
+            error: redact_error(&without_nul(why))
+                .chars()
+                .take(ERROR_CHARS)
+                .collect(),
+            payload,
+            redacted: false,
+            stream_id: None,
+            seq_no: None,
+            session_id: None,
+            target: None,
+            failed_at,
+            entry: format!("{stream}/{id}"),
+            added_ms: added_ms(id),
         }
     }
 }

@@ -10,8 +10,8 @@
 //!   entry from being added twice.
 //! - **Bad input**: an entry without the fields of the contract is a letter too, with what it has.
 //! - **Outage** of Redis or Postgres: waits and tries again for ever.
-//! - **Secrets**: errors and payloads are redacted once more before they are stored, whoever wrote
-//!   them ([`shared::dead_letter`]).
+//! - **Secrets**: the daemon's stages write none ([`DeadLetter`](crate::bus::DeadLetter)); what others
+//!   wrote, or an older build, is redacted here before it is stored ([`shared::dead_letter`]).
 
 mod command;
 mod copy;
