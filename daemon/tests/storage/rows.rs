@@ -443,11 +443,12 @@ async fn a_replay_stores_its_session_and_nothing_else() {
         .collect();
     // An event of a day that has been pruned must not come back either.
     let mut pruned = Room::new("7200", "zoe", 50, noon());
-    let gone = pruned
+    let mut gone = pruned
         .chat(77)
         .with("/source", json!("replay"))
         .with("/sessionId", json!(replay))
         .with("/replayOf", json!(room.session));
+    gone.normalized_at = "2026-11-30T10:00:03.000Z".to_owned();
     // In whichever order they are committed.
     let end = shown.pop().unwrap();
     rig.store(rig.options(), &shown[3..]).await;
