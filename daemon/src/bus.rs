@@ -3,8 +3,8 @@
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
-//! [`member`](self::member) (several that share a stream's entries), [`control`](self::control) (who is
-//! followed), [`trim`](self::trim) (what leaves the streams), [`failure`](self::failure) (what an error
+//! [`replay`](self::replay) (showing stored sessions again), [`member`](self::member) (several that share a stream's
+//! entries), [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams), [`failure`](self::failure) (what an error
 //! means), `link` (the connection), `round_trips` (how long it takes), `safety` (settings of Redis that
 //! lose events).
 //!
@@ -29,6 +29,10 @@
 //! | `ttlc:lease:storage:{slot}`, `ttlc:lease:ops:{slot}` | the [`Owner`] that reads as consumer `storage-{slot}` or `ops-{slot}` ([`Member`]) | 4 s after the last renewal |
 //! | `ttlc:parked:{entry}` | the fields, as JSON, of an entry of `ttlc:dlq` that Postgres cannot take | as long as events are kept |
 //! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
+//! | `ttlc:replay:{replay}` | how far a replay is ([`shared::replay::Progress`]), who shows it (`owner`, `until`) and whether it shall end (`cancel`) | 7 days after its end |
+//! | `ttlc:replays` | the replays that have not ended, by when they were asked for | for ever |
+//! | `ttlc:replayed:{replay}` | what was published of a replay, in the slot of its room | 30 days after the last batch |
+//! | `ttlc:replayers` | that an ingest process with a database runs | 10 s after the last one said so |
 //! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
 //! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot,
@@ -52,6 +56,7 @@ pub mod hop;
 mod link;
 pub mod member;
 pub mod redrive;
+pub mod replay;
 pub mod rooms;
 mod round_trips;
 mod safety;
@@ -199,6 +204,7 @@ pub struct Bus {
 struct Scripts {
     rooms: rooms::Scripts,
     hop: hop::Scripts,
+    replays: replay::Scripts,
     status: Script,
 }
 
@@ -214,6 +220,7 @@ impl Bus {
             scripts: Arc::new(Scripts {
                 rooms: rooms::Scripts::new(),
                 hop: hop::Scripts::new(),
+                replays: replay::Scripts::new(),
                 status: Script::new(SET_STATUS),
             }),
         })

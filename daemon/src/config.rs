@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
+use shared::replay::Speed;
 use shared::streams::StreamNames;
+use uuid::Uuid;
 
 use crate::bus::trim;
-use crate::{forwarder, ingest, normalizer, storage, telemetry};
+use crate::{forwarder, ingest, normalizer, replay, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
 ///
@@ -114,6 +116,9 @@ pub struct RunOptions {
     /// Rooms and providers.
     #[command(flatten)]
     pub ingest: ingest::Options,
+    /// Showing sessions again.
+    #[command(flatten)]
+    pub replay: replay::Options,
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
@@ -137,6 +142,18 @@ pub struct IngestOptions {
     /// Rooms and providers.
     #[command(flatten)]
     pub ingest: ingest::Options,
+    /// Where sessions that are shown again are stored; without it there are no replays.
+    #[command(flatten)]
+    pub database: storage::DatabaseOptions,
+    /// Showing sessions again.
+    #[command(flatten)]
+    pub replay: replay::Options,
+    /// Show this stored session again and end, without following anybody
+    #[arg(long, value_name = "SESSION ID")]
+    pub replay_session: Option<Uuid>,
+    /// How fast: 0.1 to 100 times as fast as it was, or `max`
+    #[arg(long, default_value = "1", requires = "replay_session")]
+    pub speed: Speed,
 }
 
 /// Options of `normalizer`.

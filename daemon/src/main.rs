@@ -10,7 +10,7 @@ use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::storage::safety::Watched;
 use daemon::supervise::Stages;
-use daemon::{forwarder, http, ingest, normalizer, storage, telemetry};
+use daemon::{forwarder, http, ingest, normalizer, replay, storage, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -42,6 +42,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             let bus = begin(&mut stages, &options.common, Some(watched))?;
             let database = options.storage.database.clone();
             spawn_ingest(&mut stages, &bus, options.ingest);
+            spawn_replays(&mut stages, &bus, options.replay, database.clone());
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
             spawn_storage(&mut stages, &bus, options.storage);
             if options.forwarder.enabled() {
@@ -60,8 +61,13 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             spawn_forwarder(&mut stages, &bus, options.forwarder, options.database);
         }
         Command::Ingest(options) => {
+            if let Some(session) = options.replay_session {
+                let bus = Bus::new(&options.common.redis_url, options.common.names())?;
+                return Ok(replay::show(session, options.speed, &options.database, bus).await?);
+            }
             let bus = begin(&mut stages, &options.common, None)?;
             spawn_ingest(&mut stages, &bus, options.ingest);
+            spawn_replays(&mut stages, &bus, options.replay, options.database);
         }
         Command::Normalizer(options) => {
             let bus = begin(&mut stages, &options.common, None)?;
@@ -149,6 +155,16 @@ fn begin(stages: &mut Stages, common: &Common, database: Option<Watched>) -> any
 fn spawn_ingest(stages: &mut Stages, bus: &Bus, options: ingest::Options) {
     let bus = bus.clone();
     stages.spawn("ingest", |stop| ingest::run(options, bus, stop));
+}
+
+fn spawn_replays(
+    stages: &mut Stages,
+    bus: &Bus,
+    options: replay::Options,
+    database: storage::DatabaseOptions,
+) {
+    let bus = bus.clone();
+    stages.spawn("replay", |stop| replay::run(options, database, bus, stop));
 }
 
 /// With the trimmer beside it: every deployment has a normalizer, and trimming twice does no harm.

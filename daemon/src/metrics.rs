@@ -63,7 +63,8 @@ pub const MALFORMED: &str = "ttlc_ingest_malformed_total";
 pub const LEASES_LOST: &str = "ttlc_ingest_leases_lost_total";
 /// Counter of creators' tasks that panicked and were started again.
 pub const TASKS_RESTARTED: &str = "ttlc_ingest_tasks_restarted_total";
-/// Counter of commands of the control stream by `command`: `track`, `untrack`, `bad`.
+/// Counter of commands of the control stream by `command`: `track`, `untrack`, `replay.start`,
+/// `replay.cancel`, `bad`.
 pub const COMMANDS: &str = "ttlc_ingest_commands_total";
 /// Gauge of requests that may be made at once, by `host`: `tiktok_web`, `tiktok_webcast`, `euler`
 /// (signing and sockets: one account).
@@ -133,6 +134,18 @@ pub const FORWARD_BREAKER: &str = "ttlc_forwarder_breaker";
 pub const FORWARD_ACTIVE: &str = "ttlc_forwarder_active";
 /// Histogram in seconds: a request, up to its answer.
 pub const FORWARD_REQUEST: &str = "ttlc_forwarder_request_seconds";
+
+// ---- replay
+
+/// Gauge: replays that this process shows.
+pub const REPLAYS_RUNNING: &str = "ttlc_replays_running";
+/// Counter of replays that are over; label `outcome` (`done`, `cancelled`, `failed`).
+pub const REPLAYS_ENDED: &str = "ttlc_replays_ended_total";
+/// Counter of events that replays have sent.
+pub const REPLAY_SENT: &str = "ttlc_replay_sent_total";
+/// Counter of events that replays have left out; label `reason` (`made`: the normalizer makes it again,
+/// `no_raw`: its raw data is gone, `unreadable`).
+pub const REPLAY_SKIPPED: &str = "ttlc_replay_skipped_total";
 
 // ---- normalizer
 
@@ -322,8 +335,19 @@ fn describe() {
     );
     describe_histogram!(NORMALIZER_HOP, Unit::Seconds, "Publishing a batch");
 
+    describe_replay();
     describe_forwarder();
     describe_spool();
+}
+
+fn describe_replay() {
+    describe_gauge!(REPLAYS_RUNNING, "Replays that this process shows");
+    describe_counter!(REPLAYS_ENDED, "Replays that are over, by outcome");
+    describe_counter!(REPLAY_SENT, "Events that replays have sent");
+    describe_counter!(
+        REPLAY_SKIPPED,
+        "Events that replays have left out, by reason"
+    );
 }
 
 fn describe_forwarder() {

@@ -28,6 +28,8 @@ pub mod control {
     pub const ERROR: &str = "ControlEvent.ERROR";
     /// Messages that ingest had to drop.
     pub const GAP: &str = "ControlEvent.GAP";
+    /// A replay is over: `{state, sent, skipped}`. The last message of its session.
+    pub const REPLAY_END: &str = "ControlEvent.REPLAY_END";
 }
 
 /// Where a message comes from.

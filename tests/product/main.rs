@@ -28,6 +28,7 @@ mod product;
 mod providers;
 mod reconnects;
 mod repeats;
+mod replays;
 mod rows;
 mod secrets;
 mod shards;

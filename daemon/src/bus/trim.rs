@@ -223,7 +223,7 @@ impl Bus {
         Ok(at_the_end || position > mark.0)
     }
 
-    async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
+    pub(super) async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
         let reply: StreamInfoGroupsReply = redis::cmd("XINFO")
             .arg("GROUPS")
             .arg(stream)

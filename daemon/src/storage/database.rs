@@ -288,13 +288,21 @@ impl Failure {
 
     /// Whether the server refuses us in a way that only a change of settings can help:
     /// authorization (28), no such database (3D), rights (42501).
-    pub(super) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         let Self::Postgres(error) = self else {
             return false;
         };
         error
             .code()
             .is_some_and(|code| matches!(code.code(), "28000" | "28P01" | "3D000" | "42501"))
+    }
+
+    /// Whether the tables are not there: the migrations have not been applied.
+    pub(crate) fn is_no_table(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE)
     }
 
     /// Whether we refuse the server, for its certificate.

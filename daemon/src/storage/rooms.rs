@@ -62,6 +62,8 @@ struct Replay<'a> {
     stream_id: &'a str,
     of: Option<Uuid>,
     span: Span,
+    /// When and how it has ended.
+    end: Option<(Timestamp, &'static str)>,
 }
 
 impl<'a> Rooms<'a> {
@@ -92,7 +94,7 @@ impl<'a> Rooms<'a> {
         }
     }
 
-    /// Takes note of a row that a replay shows: only that the replay exists.
+    /// Takes note of a row that a replay shows: only that the replay exists, and how it ends.
     pub(super) fn note_replay(&mut self, row: &'a Row<'a>) {
         let replay = self
             .replays
@@ -101,7 +103,10 @@ impl<'a> Rooms<'a> {
                 stream_id: &row.stream_id,
                 of: row.replay_of,
                 span: Span::at(row.shown_at),
+                end: None,
             });
+        let end = row.replay_end.map(|end| (row.shown_at, end));
+        replay.end = replay.end.or(end);
         replay.span.include(row.shown_at);
         replay.of = replay.of.or(row.replay_of);
     }
@@ -247,12 +252,14 @@ impl<'a> Rooms<'a> {
         for (id, replay) in &self.replays {
             transaction
                 .execute_typed(
-                    "INSERT INTO sessions AS known (session_id, stream_id, source, replay_of, started_at, last_event_at)
-                     VALUES ($1, $2, $3, $4, $5, $6)
+                    "INSERT INTO sessions AS known (session_id, stream_id, source, replay_of, started_at, last_event_at, ended_at, end_reason)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
                      ON CONFLICT (session_id) DO UPDATE SET
                         replay_of = coalesce(known.replay_of, excluded.replay_of),
                         started_at = least(known.started_at, excluded.started_at),
-                        last_event_at = greatest(known.last_event_at, excluded.last_event_at)
+                        last_event_at = greatest(known.last_event_at, excluded.last_event_at),
+                        ended_at = coalesce(known.ended_at, excluded.ended_at),
+                        end_reason = coalesce(known.end_reason, excluded.end_reason)
                      WHERE known.source = excluded.source",
                     &[
                         (id, Type::UUID),
@@ -261,6 +268,8 @@ impl<'a> Rooms<'a> {
                         (&replay.of, Type::UUID),
                         (&replay.span.first, Type::TIMESTAMPTZ),
                         (&replay.span.last, Type::TIMESTAMPTZ),
+                        (&replay.end.map(|end| end.0), Type::TIMESTAMPTZ),
+                        (&replay.end.map(|end| end.1), Type::TEXT),
                     ],
                 )
                 .await?;

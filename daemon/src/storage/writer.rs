@@ -458,6 +458,7 @@ mod tests {
             turn: None,
             amounts: crate::storage::row::Amounts::default(),
             gap: None,
+            replay_end: None,
             event: "{}",
             raw: Cow::Owned(vec![0; bytes]),
             raw_format: "protobuf",

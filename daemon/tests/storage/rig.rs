@@ -399,6 +399,13 @@ impl Room {
         self.event("ControlEvent.GAP", "RAW", &payload, raw.to_string())
     }
 
+    /// A showing of the room has ended.
+    pub(crate) fn replay_end(&mut self, state: &str) -> Event {
+        let raw = json!({"state": state, "sent": 4, "skipped": 0});
+        let payload = json!({"rawType": "ControlEvent.REPLAY_END", "raw": raw});
+        self.event("ControlEvent.REPLAY_END", "RAW", &payload, raw.to_string())
+    }
+
     /// Something that viewer `user` did.
     fn by(&mut self, user: u64, event_type: &str, payload: &Value) -> Event {
         let kind = payload["rawType"].as_str().unwrap();
