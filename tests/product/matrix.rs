@@ -124,7 +124,11 @@ impl Rig {
             log,
             spool,
             creators,
-            patience: Duration::from_secs(number("FAULTS_PATIENCE", PATIENCE.as_secs(), PATIENCE.as_secs())),
+            patience: Duration::from_secs(number(
+                "FAULTS_PATIENCE",
+                PATIENCE.as_secs(),
+                PATIENCE.as_secs(),
+            )),
             repeats_allowed: false,
             began: SystemTime::now(),
             stopped_redis: None,

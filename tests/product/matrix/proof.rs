@@ -77,7 +77,7 @@ impl Rig {
             self.upstream.end_broadcast(creator);
         }
         until(PATIENCE, async || {
-            let over = |name: &&String| !self.upstream.finished(name);
+            let over = |name: &&String| self.upstream.room_id(name).is_some();
             let playing: Vec<_> = self.creators.iter().filter(over).collect();
             ensure!(playing.is_empty(), "{playing:?} do not end");
             Ok(())
