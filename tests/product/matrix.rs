@@ -19,6 +19,7 @@ mod services;
 
 use std::{
     collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -70,6 +71,9 @@ pub(crate) fn report(row: &str, what: &str, repetitions: usize, times: &[(&str, 
             |took| format!("{:.1} s", took.as_secs_f64()),
         )
     };
+    for (name, took) in times {
+        eprintln!("{row}: recovered {:.1} s after {name}", took.as_secs_f64());
+    }
     println!(
         "ROW | {row} | {what} | {repetitions} | {} | {}",
         seconds(at(50)),
@@ -116,6 +120,8 @@ pub(crate) struct Rig {
     /// Where the forwarder sends to, if it does.
     pub(crate) receiver: Option<Receiver>,
     settings: Vec<(String, String)>,
+    /// How many entries were put in that are no events.
+    strangers: AtomicUsize,
     stopped_redis: Option<StoppedRedis>,
     stopped_postgres: Option<StoppedPostgres>,
 }
@@ -154,6 +160,7 @@ impl Rig {
             repeats_allowed: false,
             began: SystemTime::now(),
             receiver: None,
+            strangers: AtomicUsize::new(0),
             stopped_redis: None,
             stopped_postgres: None,
         };
@@ -249,20 +256,18 @@ impl Rig {
             .tell_once(name, settings.iter().map(own).collect());
     }
 
-    /// Waits until the last start of a process shows: something that was received after it has
-    /// been stored, or forwarded by the forwarder. Returns how long that took from the start.
-    pub(crate) async fn recovered(&self, name: &str) -> Duration {
-        let lives = self.services.lives(name);
-        let began = lives.last().expect("it was started").began;
+    /// Waits until a start of a process shows: the storage writer has stored something, the forwarder
+    /// has forwarded something, or (of the others) something that was received after it is stored.
+    /// Returns how long that took from the start.
+    pub(crate) async fn recovered(&self, name: &str, began: SystemTime) -> Duration {
         let at = until(PATIENCE, async || {
             let database = self.stores.database().await?;
-            let fresh = match &self.receiver {
-                Some(_) if name == "forwarder" => {
-                    "SELECT min(settled_at) FROM forward_log WHERE queued_at > $1"
-                }
+            let first = match name {
+                "forwarder" => "SELECT min(settled_at) FROM forward_log WHERE settled_at > $1",
+                "storage-writer" => "SELECT min(stored_at) FROM events WHERE stored_at > $1",
                 _ => "SELECT min(stored_at) FROM events WHERE ingested_at > $1",
             };
-            let at: Option<SystemTime> = database.query_one(fresh, &[&began]).await?.get(0);
+            let at: Option<SystemTime> = database.query_one(first, &[&began]).await?.get(0);
             at.with_context(|| format!("nothing has come through since {name} was started"))
         })
         .await;
@@ -270,8 +275,9 @@ impl Rig {
     }
 
     /// Puts into `ttlc:events` what is none: a dead letter of each group that reads it.
-    pub(crate) async fn not_an_event(&self, number: usize) {
+    pub(crate) async fn not_an_event(&self) {
         let mut redis = self.stores.redis().await.expect("Redis answers");
+        let number = self.strangers.fetch_add(1, Ordering::Relaxed);
         let fields = [("event", format!("no event {number}"))];
         let added: redis::RedisResult<String> = redis.xadd("ttlc:events", "*", &fields).await;
         added.expect("it is added");

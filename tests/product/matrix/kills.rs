@@ -19,6 +19,8 @@ use crate::{daemon::PATIENCE, stores::until};
 const SIGABRT: i32 = 6;
 /// The reference wants 10 s, and what is measured is printed; a busy machine may take longer.
 const RECOVERY: Duration = Duration::from_secs(30);
+/// Reached only with a dead letter, of which there are none by themselves.
+const RARE: &str = "after_dlq_commit";
 /// The stages, and where each may die.
 const POINTS: [(&str, &[&str]); 4] = [
     (
@@ -32,13 +34,10 @@ const POINTS: [(&str, &[&str]); 4] = [
             "before_commit",
             "after_commit_before_ack",
             "after_claim",
-            "after_dlq_commit",
+            RARE,
         ],
     ),
-    (
-        "forwarder",
-        &["after_http_sent", "after_http_2xx", "after_dlq_commit"],
-    ),
+    ("forwarder", &["after_http_sent", "after_http_2xx", RARE]),
 ];
 
 /// Every stage in a process of its own, and a destination.
@@ -52,51 +51,78 @@ async fn stages(show: Show) -> Rig {
     rig
 }
 
+/// Lets a stage die at each of its points, one life after the other. Returns how long it took after
+/// each until the stage worked again.
+async fn die_at_each(
+    rig: &Rig,
+    (stage, points): (&str, &'static [&'static str]),
+    times: &[u64],
+) -> Vec<(&'static str, Duration)> {
+    let mut recoveries = Vec::new();
+    let first = rig.services.lives(stage).len();
+    for (point, time) in points.iter().zip(times) {
+        let armed = format!("{point}:abort@{time}");
+        rig.tell_once(stage, &[("FAILPOINT", &armed)]);
+    }
+    rig.kill(stage);
+    for (index, point) in points.iter().enumerate() {
+        let mut asked = false;
+        let (ended, next) = until(PATIENCE, async || {
+            let lives = rig.services.lives(stage);
+            let armed = lives.get(first + index).context("it is not started yet")?;
+            if *point == RARE && !std::mem::replace(&mut asked, true) {
+                rig.not_an_event().await;
+            }
+            let (_, ended) = armed
+                .ended
+                .with_context(|| format!("{point} is not reached"))?;
+            let next = lives.get(first + index + 1);
+            Ok((ended, next.context("it is not started again")?.began))
+        })
+        .await;
+        assert_eq!(ended.signal(), Some(SIGABRT), "{point}: {ended}");
+        recoveries.push((*point, rig.recovered(stage, next).await));
+    }
+    recoveries
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f01_dying_at_each_fail_point_loses_nothing() {
     let repetitions = number("FAULTS_REPETITIONS", 1, 20);
     let show = Show::default();
     let mut dice = StdRng::seed_from_u64(show.seed);
     let mut rig = stages(show).await;
-    let mut letters = 0;
     let mut times = Vec::new();
     for _ in 0..repetitions {
-        for (stage, points) in POINTS {
-            for point in points {
-                // Dead letters are few: the first one has to do.
-                let rare = *point == "after_dlq_commit";
-                let time = if rare { 1 } else { dice.random_range(5..20) };
-                rig.tell_once(stage, &[("FAILPOINT", &format!("{point}:abort@{time}"))]);
-                rig.kill(stage);
-                let lives = rig.services.lives(stage).len();
-                if rare {
-                    rig.not_an_event(letters).await;
-                    letters += 1;
+        let mut when = |points: &[&str]| -> Vec<u64> {
+            let one = |point: &&str| {
+                if *point == RARE {
+                    1
+                } else {
+                    dice.random_range(5..20)
                 }
-                let ended = until(PATIENCE, async || {
-                    // The killed one, the one with the fail point, and the one after it.
-                    let lives_now = rig.services.lives(stage);
-                    let armed = lives_now.get(lives).context("it is not started yet")?;
-                    let (_, ended) = armed
-                        .ended
-                        .with_context(|| format!("{point} is not reached"))?;
-                    ensure!(lives_now.len() > lives + 1, "it is not started again");
-                    Ok(ended)
-                })
-                .await;
-                assert_eq!(ended.signal(), Some(SIGABRT), "{point}: {ended}");
-                times.push((*point, rig.recovered(stage).await));
-            }
-        }
+            };
+            points.iter().map(one).collect()
+        };
+        let [ingest, normalizer, storage, forwarder] = POINTS.map(|stage| (stage, when(stage.1)));
+        // Forwarding does not depend on storing.
+        let (sent, stored) = tokio::join!(die_at_each(&rig, forwarder.0, &forwarder.1), async {
+            let mut recoveries = die_at_each(&rig, ingest.0, &ingest.1).await;
+            recoveries.extend(die_at_each(&rig, storage.0, &storage.1).await);
+            recoveries
+        });
+        times.extend(sent);
+        times.extend(stored);
+        times.extend(die_at_each(&rig, normalizer.0, &normalizer.1).await);
     }
     let proof = rig.proof().await;
-    // Each is one for the storage writer, and one for the forwarder; died between or not.
-    let mut dead = proof.dead_letters.clone();
-    dead.sort();
-    let stages = dead.iter().map(|letter| letter.2.as_str());
+    // What is no event is a dead letter of each group that reads it, once: dying between or not.
+    let rare = POINTS.iter().flat_map(|(_, points)| *points);
+    let letters =
+        rare.filter(|point| **point == RARE).count() * usize::try_from(repetitions).unwrap();
     for stage in ["forwarder", "storage"] {
-        let count = stages.clone().filter(|one| *one == stage).count();
-        assert_eq!(count, letters, "{stage}: {dead:?}");
+        let count = proof.dead_letters.iter().filter(|letter| letter.2 == stage);
+        assert_eq!(count.count(), letters, "{stage}: {:?}", proof.dead_letters);
     }
     assert!(
         proof.gaps.is_empty() && proof.stored == proof.sent,
@@ -137,7 +163,8 @@ async fn f02_killed_at_any_moment_one_process_loses_nothing() {
     let mut rig = Rig::run(show).await;
     let time = Duration::from_secs(number("FAULTS_SECONDS", 15, 1_800));
     let kills = kill_at_random(&rig, &["run"], time, seed).await;
-    let last = rig.recovered("run").await;
+    let began = rig.services.began("run");
+    let last = rig.recovered("run", began).await;
     rig.proof().await.lossless();
     super::report(
         "F2",

@@ -166,6 +166,13 @@ impl Services {
         self.with(name, |service| service.lives.clone())
     }
 
+    /// When it was started last.
+    pub(crate) fn began(&self, name: &str) -> SystemTime {
+        self.with(name, |service| {
+            service.lives.last().expect("it was started").began
+        })
+    }
+
     /// The names of all.
     pub(crate) fn names(&self) -> Vec<String> {
         self.all().keys().cloned().collect()
