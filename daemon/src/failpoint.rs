@@ -2,7 +2,8 @@
 //!
 //! In: `FAILPOINT=NAME:abort@N` (the N-th time it is reached; without `@N` the first) or
 //! `FAILPOINT=NAME:abort=TEXT` (when what is at hand holds this text). Out: the process is gone, as
-//! after `kill -9`: nothing is flushed, nothing is tidied up. Only builds with debug assertions know
+//! after `kill -9`: nothing is flushed, nothing is tidied up. With `freeze` in the place of `abort` it
+//! stops as by SIGSTOP, until somebody sends SIGCONT. Only builds with debug assertions know
 //! of it; in others the calls are no code at all. The suite that uses it is described in
 //! `docs/testing.md`.
 //!
@@ -61,7 +62,31 @@ mod armed {
         "after_dlq_commit",
     ];
 
-    /// When it dies.
+    /// What happens.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Act {
+        /// The process is gone.
+        Abort,
+        /// It stops until SIGCONT.
+        Freeze,
+    }
+
+    impl Act {
+        fn happen(self) {
+            match self {
+                Self::Abort => std::process::abort(),
+                Self::Freeze => {
+                    let id = std::process::id().to_string();
+                    let frozen = std::process::Command::new("kill")
+                        .args(["-STOP", &id])
+                        .status();
+                    tracing::warn!(?frozen, "going on after the fail point");
+                }
+            }
+        }
+    }
+
+    /// When it happens.
     #[derive(Debug, PartialEq, Eq)]
     enum When {
         /// The so many-th time.
@@ -73,12 +98,15 @@ mod armed {
     #[derive(Debug, PartialEq, Eq)]
     struct FailPoint {
         name: &'static str,
+        act: Act,
         when: When,
     }
 
     /// What `FAILPOINT` says cannot be used.
     #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-    #[error("FAILPOINT={0}: use NAME:abort, NAME:abort@N or NAME:abort=TEXT with one of {NAMES:?}")]
+    #[error(
+        "FAILPOINT={0}: use NAME:abort, NAME:abort@N or NAME:abort=TEXT (or freeze) with one of {NAMES:?}"
+    )]
     pub struct NoFailPoint(String);
 
     impl FailPoint {
@@ -86,7 +114,10 @@ mod armed {
             let wrong = || NoFailPoint(text.to_owned());
             let (name, act) = text.split_once(':').ok_or_else(wrong)?;
             let name = NAMES.into_iter().find(|known| *known == name);
-            let rest = act.strip_prefix("abort").ok_or_else(wrong)?;
+            let (act, rest) = [("abort", Act::Abort), ("freeze", Act::Freeze)]
+                .into_iter()
+                .find_map(|(word, known)| Some((known, act.strip_prefix(word)?)))
+                .ok_or_else(wrong)?;
             let when = match rest.split_at_checked(1) {
                 None => When::Time(1),
                 Some(("@", time)) => When::Time(time.parse().map_err(|_| wrong())?),
@@ -95,6 +126,7 @@ mod armed {
             };
             Ok(Self {
                 name: name.ok_or_else(wrong)?,
+                act,
                 when,
             })
         }
@@ -137,8 +169,8 @@ mod armed {
             When::Text(text) => holds(text),
         };
         if due {
-            tracing::warn!(name, "aborting at the fail point");
-            std::process::abort();
+            tracing::warn!(name, act = ?point.act, "at the fail point");
+            point.act.happen();
         }
     }
 
@@ -153,6 +185,8 @@ mod armed {
             assert_eq!(read("after_hop:abort@7"), Ok(("after_hop", When::Time(7))));
             let text = When::Text("a@b=c".to_owned());
             assert_eq!(read("before_hop:abort=a@b=c"), Ok(("before_hop", text)));
+            let frozen = FailPoint::read("before_commit:freeze@2").unwrap();
+            assert_eq!((frozen.act, frozen.when), (Act::Freeze, When::Time(2)));
             for wrong in [
                 "before_hop",
                 "before_hop:",

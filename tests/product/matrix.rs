@@ -12,10 +12,15 @@
 
 #![allow(dead_code, unused_imports, reason = "the other groups of rows use it")]
 
+mod doubts;
 mod kills;
+mod pauses;
+mod poison;
 mod proof;
 mod receiver;
+mod resends;
 mod services;
+mod signals;
 
 use std::{
     collections::VecDeque,

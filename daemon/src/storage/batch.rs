@@ -25,8 +25,10 @@ use crate::failpoint;
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// The limits are set inside the transaction: a pooler would lose those of a session. Durability
 /// is asked for by name, since entries are acknowledged after the commit; a server that is set to
-/// more than `on` keeps it.
+/// more than `on` keeps it. A writer that is frozen in the middle of its transaction is cut off
+/// before the others give up on the rows that it holds.
 const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '10s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '5s'; \
     SELECT set_config('synchronous_commit', 'on', true) \
     WHERE current_setting('synchronous_commit') IN ('off', 'local')";
 

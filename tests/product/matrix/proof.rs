@@ -165,7 +165,7 @@ impl Rig {
     }
 
     /// I1, I4: the stand-in's own record against the rows.
-    async fn ledger(&self, database: &Client) -> anyhow::Result<Proof> {
+    pub(super) async fn ledger(&self, database: &Client) -> anyhow::Result<Proof> {
         let rows = database
             .query(
                 "SELECT stream_id, raw FROM events WHERE raw_format = 'protobuf' ORDER BY stream_id, seq_no",
@@ -254,7 +254,7 @@ impl Rig {
     }
 
     /// I1, I2, I3 as an operator proves them.
-    fn is_whole(&self) -> anyhow::Result<()> {
+    pub(super) fn is_whole(&self) -> anyhow::Result<()> {
         let log = Log::default();
         let mut verify = Daemon::start(self.settings(), &log, "verify")?;
         let status = verify.wait(PATIENCE)?;
@@ -294,7 +294,7 @@ impl Rig {
     }
 
     /// I18.
-    fn keeps_secrets(&self) -> anyhow::Result<()> {
+    pub(super) fn keeps_secrets(&self) -> anyhow::Result<()> {
         let database = url::Url::parse(self.stores.database_url())?;
         let password = database.password().context("a password")?;
         let secrets = [KEY, REDIS_PASSWORD, password];
