@@ -12,6 +12,7 @@
 //! | `after_ws_read` | ingest: a frame was read and its messages have their numbers; nothing has been handed to the spool |
 //! | `after_spool` | ingest: records are written and synced, perhaps not yet published |
 //! | `after_xadd_raw` | ingest: records are published, and the spool has not yet noted it |
+//! | `normalizing` | normalizer: an entry is about to be normalized; for what would kill the process there |
 //! | `before_hop` | normalizer: a batch is normalized, nothing of it is published |
 //! | `after_hop` | normalizer: a batch is published, acknowledged and remembered |
 //! | `before_commit` | storage writer: all rows of a batch are written, the transaction is open |
@@ -48,10 +49,11 @@ mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "after_ws_read",
         "after_spool",
         "after_xadd_raw",
+        "normalizing",
         "before_hop",
         "after_hop",
         "before_commit",

@@ -1,7 +1,7 @@
 //! F26: a message that kills the normalizer whenever it is normalized.
 //!
 //! No input is known that does: a fail point plays its part, and aborts the process whenever this
-//! message is in the batch. A supervisor starts it again and again. The attempts are counted before
+//! message is normalized. A supervisor starts it again and again. The attempts are counted before
 //! the work, the message is soon tried alone, and after five deaths it is a dead letter.
 
 use anyhow::Context;
@@ -25,7 +25,7 @@ async fn f26_what_kills_the_process_is_a_dead_letter_after_five_deaths() {
     })
     .await;
     let id = poison.msg_id.expect("it has one");
-    let armed = format!("before_hop:abort={id}");
+    let armed = format!("normalizing:abort={id}");
     rig.start_as("normalizer", "normalizer", &[("FAILPOINT", &armed)], &[]);
     rig.stores_more(100).await;
     let deaths = rig.services.lives("normalizer");
