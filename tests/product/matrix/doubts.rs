@@ -1,7 +1,10 @@
 //! Can the proof fail? A sound pipeline is broken by hand, in one way after the other, and the proof
-//! has to name each.
+//! has to name each. And are the rows where the documentation says?
+
+use std::collections::BTreeSet;
 
 use redis::AsyncCommands as _;
+use xtask::project;
 
 use super::{Rig, Show};
 
@@ -86,4 +89,57 @@ async fn the_proof_names_what_is_broken() {
         .push(&format!("connecting to {}", rig.stores.database_url()));
     let error = rig.keeps_secrets().unwrap_err().to_string();
     assert!(error.contains("I18"), "{error}");
+}
+
+/// Rows and files, as `docs/testing.md` has them: `("f01", "kills.rs")`.
+fn documented() -> BTreeSet<(String, String)> {
+    let text = std::fs::read_to_string(project::root().join("docs/testing.md")).expect("the page");
+    let rows = text.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| F")?.split('|').map(str::trim);
+        let number: u32 = cells.next()?.parse().ok()?;
+        let file = cells.nth(1)?.trim_matches('`').to_owned();
+        Some((format!("f{number:02}"), file))
+    });
+    rows.collect()
+}
+
+#[test]
+fn every_row_is_where_the_documentation_says() {
+    let documented = documented();
+    let numbers: BTreeSet<_> = documented.iter().map(|(row, _)| row.as_str()).collect();
+    // All but F23, which is the edge's.
+    assert_eq!(numbers.len(), 26, "{numbers:?}");
+    let folder = project::root().join("tests/product/matrix");
+    let mut written = BTreeSet::new();
+    let mut files = BTreeSet::new();
+    for file in std::fs::read_dir(folder).expect("the rows") {
+        let path = file.expect("a file").path();
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        let text = std::fs::read_to_string(&path).expect("a file of code");
+        for line in text.lines() {
+            let test = line.trim().strip_prefix("async fn ").unwrap_or_default();
+            if let Some((row, _)) = test.split_once('_')
+                && row.len() == 3
+                && row.starts_with('f')
+                && row[1..].parse::<u32>().is_ok()
+            {
+                written.insert((row.to_owned(), name.clone()));
+            }
+        }
+        files.insert(name);
+    }
+    let unknown: Vec<_> = written.difference(&documented).collect();
+    assert!(unknown.is_empty(), "not in docs/testing.md: {unknown:?}");
+    let missing: Vec<_> = documented
+        .difference(&written)
+        .filter(|(_, file)| files.contains(file))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "in docs/testing.md, and there is no such test: {missing:?}"
+    );
 }
