@@ -85,7 +85,8 @@ fn run_faults(filter: Option<&str>) -> Result<()> {
     try_servers()?;
     let mut command = Command::new(project::cargo());
     command.current_dir(project::root());
-    let matrix = ["--package", "tests", "--test", "product"];
+    // The whole workspace chooses the features, as for the programs.
+    let matrix = [PACKAGES[0], &["--test", "product"]].concat();
     if project::in_path("cargo-nextest").is_some() {
         // What rows report is read from their output.
         let arguments = [
@@ -98,9 +99,9 @@ fn run_faults(filter: Option<&str>) -> Result<()> {
         ];
         let row = filter.unwrap_or_default();
         let rows = format!("test(/^{}.*{}/)", faults::MODULE, regex_lite::escape(row));
-        command.args(arguments).args(matrix).args(["-E", &rows]);
+        command.args(arguments).args(&matrix).args(["-E", &rows]);
     } else {
-        command.arg("test").args(matrix).arg(faults::MODULE);
+        command.arg("test").args(&matrix).arg(faults::MODULE);
         command.args(["--", "--show-output"]);
         if std::env::var_os("RUST_TEST_THREADS").is_none() {
             command.env("RUST_TEST_THREADS", "2");

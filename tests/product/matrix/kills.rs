@@ -41,7 +41,7 @@ const POINTS: [(&str, &[&str]); 4] = [
 ];
 
 /// Every stage in a process of its own, and a destination.
-async fn stages(show: Show) -> Rig {
+pub(super) async fn stages(show: Show) -> Rig {
     let mut rig = Rig::prepare(show).await;
     rig.forward_to(Receiver::start().await);
     for (stage, _) in POINTS {

@@ -113,3 +113,43 @@ async fn f22_signals_end_it_in_time_and_lose_nothing() {
         &times,
     );
 }
+
+/// As Compose stops them: each stage in its own process, all at once, and nothing there to talk to.
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_every_stage_ends_in_time_with_all_servers_away() {
+    let mut rig = super::kills::stages(Show::default()).await;
+    rig.stores_more(20).await;
+    let mut receiver = rig.receiver.take().expect("there is a destination");
+    receiver.leave().await;
+    rig.stop_redis(false).await;
+    rig.stop_postgres(false).await;
+    rig.sends_more(30).await;
+    let stages = rig.services.names();
+    for stage in &stages {
+        rig.services.signal(stage, "TERM", true);
+    }
+    let mut times = Vec::new();
+    for stage in &stages {
+        // All were asked at the same moment: who is waited for last has had the longest time.
+        let (status, took) = rig.services.ended(stage, PROMISED + 4 * MARGIN).await;
+        assert!(status.success(), "{stage}: {status}");
+        times.push((stage.as_str(), took));
+    }
+    let all: Duration = times.iter().map(|(_, took)| *took).sum();
+    assert!(all < PROMISED + MARGIN, "{times:?}");
+    rig.start_redis().await;
+    rig.start_postgres().await;
+    receiver.come_back().await;
+    rig.receiver = Some(receiver);
+    for stage in &stages {
+        rig.services.resume(stage);
+    }
+    rig.stores_more(30).await;
+    rig.proof().await.lossless();
+    report(
+        "F22",
+        "SIGTERM to every stage, all servers away (time to the end)",
+        1,
+        &[("all", all)],
+    );
+}
