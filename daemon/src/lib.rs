@@ -4,10 +4,11 @@
 //! them into unified events, [`storage`] persists these, [`forwarder`] hands them on, [`replay`]
 //! shows stored sessions again; [`bus`] is Redis between them.
 //! [`supervise`] starts and stops the stages, [`config`] is all their settings, [`metrics`] all that
-//! they count.
+//! they count; [`failpoint`] is where tests make the process die.
 
 pub mod bus;
 pub mod config;
+pub mod failpoint;
 pub mod forwarder;
 pub mod http;
 pub mod ingest;

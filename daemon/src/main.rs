@@ -10,7 +10,7 @@ use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::storage::safety::Watched;
 use daemon::supervise::Stages;
-use daemon::{forwarder, http, ingest, normalizer, replay, storage, telemetry};
+use daemon::{failpoint, forwarder, http, ingest, normalizer, replay, storage, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -33,6 +33,7 @@ async fn main() -> ExitCode {
 }
 
 async fn execute(command: Command) -> anyhow::Result<()> {
+    failpoint::check()?;
     let mut stages = Stages::new();
     match command {
         Command::Run(options) => {

@@ -24,7 +24,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    fn push(&self, line: &str) {
+    pub(crate) fn push(&self, line: &str) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -88,6 +88,11 @@ impl Daemon {
         start(settings, log, "migrate")?.wait(Some(PATIENCE))
     }
 
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.process.wait(Some(limit))
+    }
+
     /// How it ended, when it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.ended()
@@ -98,6 +103,19 @@ impl Daemon {
         let pid = self.process.id();
         let done = if hold { pause(pid) } else { resume(pid) };
         done.expect("it runs");
+    }
+
+    /// Sends it a signal (`TERM`); how it takes it is its own business.
+    pub(crate) fn signal(&self, name: &str) {
+        let done = Command::new("kill")
+            .args([&format!("-{name}"), &self.process.id().to_string()])
+            .status();
+        assert!(done.expect("kill runs").success(), "{name}");
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// SIGTERM; how it ended, and whether in time.
@@ -127,6 +145,12 @@ impl Daemon {
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.process.kill();
+    }
+
+    /// The same, and how it ended: it may have been faster.
+    pub(crate) fn kill_and_tell(&mut self) -> ExitStatus {
+        self.process.kill();
+        self.process.ended().expect("nothing survives a kill")
     }
 }
 

@@ -22,6 +22,7 @@ mod health;
 mod leases;
 mod limits;
 mod load;
+mod matrix;
 mod outages;
 mod overflow;
 mod product;

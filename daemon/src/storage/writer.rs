@@ -22,6 +22,7 @@ use super::losses::Seen;
 use super::row::Row;
 use crate::bus::consumer::parts;
 use crate::bus::{Bus, DeadLetter, Entry, Member, POISON, Seats};
+use crate::failpoint;
 use crate::metrics::{
     STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
     STORAGE_REPLAYED, STORAGE_TRIMMED,
@@ -187,6 +188,7 @@ impl Writer {
             }
         }
         redis.over();
+        failpoint::reach("after_claim");
         let begun = Instant::now();
         let now = jiff::Timestamp::now();
         let mut places = Vec::with_capacity(entries.len());
@@ -281,6 +283,7 @@ impl Writer {
             redis.over();
         }
 
+        failpoint::reach("after_commit_before_ack");
         let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         let mut redis = Outage::new("redis");
         while let Err(error) = self.member.ack(&ids).await {

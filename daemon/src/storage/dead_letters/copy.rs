@@ -21,6 +21,7 @@ use super::letter::Letter;
 use super::redrive;
 use crate::bus::consumer::parts;
 use crate::bus::{Bus, Entry, Member, POISON, Seats};
+use crate::failpoint;
 use crate::metrics::DEAD_LETTERS;
 use crate::outage::Outage;
 use crate::storage::database::{Database, Failure, Rights, timed};
@@ -105,6 +106,9 @@ impl Copier {
         let copying = async {
             for part in parts(entries) {
                 let done = self.settle(&part).await?;
+                if !done.is_empty() {
+                    failpoint::reach("after_dlq_commit");
+                }
                 self.acknowledge(&done).await?;
             }
             // One of the shards' copiers is enough.
