@@ -119,10 +119,10 @@ fn every_row_is_where_the_documentation_says() {
             .expect("a name")
             .to_string_lossy()
             .into_owned();
-        let text = std::fs::read_to_string(&path).expect("a file of code");
-        for line in text.lines() {
-            let test = line.trim().strip_prefix("async fn ").unwrap_or_default();
-            if let Some((row, _)) = test.split_once('_')
+        let code = std::fs::read_to_string(&path).expect("a file of code");
+        for line in code.lines() {
+            let function = line.trim().strip_prefix("async fn ").unwrap_or_default();
+            if let Some((row, _)) = function.split_once('_')
                 && row.len() == 3
                 && row.starts_with('f')
                 && row[1..].parse::<u32>().is_ok()
