@@ -76,6 +76,12 @@ impl Table {
         self.current = self.rows.iter().position(|row| row.test == test);
     }
 
+    /// How many tests passed, and how many failed.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let passed = self.rows.iter().filter(|row| row.passed).count();
+        (passed, self.rows.len() - passed)
+    }
+
     /// Prints it, a line for each report.
     pub(crate) fn show(&self) {
         for line in self.lines() {

@@ -119,8 +119,8 @@ fn every_row_is_where_the_documentation_says() {
             .expect("a name")
             .to_string_lossy()
             .into_owned();
-        let text = std::fs::read_to_string(&path).expect("a file of code");
-        for line in text.lines() {
+        let code = std::fs::read_to_string(&path).expect("a file of code");
+        for line in code.lines() {
             let function = line.trim().strip_prefix("async fn ").unwrap_or_default();
             if let Some((row, _)) = function.split_once('_')
                 && row.len() == 3

@@ -117,7 +117,11 @@ async fn f22_signals_end_it_in_time_and_lose_nothing() {
 /// As Compose stops them: each stage in its own process, all at once, and nothing there to talk to.
 #[tokio::test(flavor = "multi_thread")]
 async fn f22_every_stage_ends_in_time_with_all_servers_away() {
-    let mut rig = super::kills::stages(Show::default()).await;
+    let mut rig = super::kills::stages(Show {
+        rate: 5.0,
+        ..Show::default()
+    })
+    .await;
     rig.stores_more(20).await;
     let mut receiver = rig.receiver.take().expect("there is a destination");
     receiver.leave().await;
