@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use shared::streams::StreamNames;
 
 use crate::bus::trim;
-use crate::{forwarder, ingest, normalizer, storage, telemetry};
+use crate::{actions, forwarder, ingest, normalizer, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
 ///
@@ -61,6 +61,9 @@ pub enum Command {
         #[command(subcommand)]
         command: storage::dead_letters::Command,
     },
+    /// Say whether a webhook may go to an address, and which IP addresses it would connect to; fails
+    /// when it may not. Nothing is sent
+    CheckWebhook(actions::CheckOptions),
     /// Ask a running process whether it is ready, for container health checks
     Healthcheck {
         /// Where it answers

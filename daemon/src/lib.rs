@@ -1,10 +1,11 @@
 //! The daemon: connects to TikTok LIVE rooms, normalizes what they say and stores it.
 //!
 //! Modules in the order an event takes: [`ingest`] publishes raw envelopes, [`normalizer`] turns
-//! them into unified events, [`storage`] persists these, [`forwarder`] hands them on; [`bus`] is Redis between them.
+//! them into unified events, [`storage`] persists these, [`forwarder`] hands them on, [`actions`] does what rules ask for; [`bus`] is Redis between them.
 //! [`supervise`] starts and stops the stages, [`config`] is all their settings, [`metrics`] all that
 //! they count.
 
+pub mod actions;
 pub mod bus;
 pub mod config;
 pub mod forwarder;

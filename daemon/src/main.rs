@@ -9,7 +9,7 @@ use daemon::bus::{Bus, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::supervise::Stages;
-use daemon::{forwarder, http, ingest, normalizer, storage, telemetry};
+use daemon::{actions, forwarder, http, ingest, normalizer, storage, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -83,6 +83,16 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::DeadLetters { command } => {
             let mut out = std::io::stdout();
             return Ok(storage::dead_letters::execute(command, &mut out).await?);
+        }
+        Command::CheckWebhook(options) => {
+            let verdict = actions::check(options).await;
+            let said = match &verdict {
+                Ok(allowed) => allowed.clone(),
+                Err(failure) => format!("not possible: {failure}"),
+            };
+            writeln!(io::stdout(), "{said}")?;
+            anyhow::ensure!(verdict.is_ok(), "no webhook can go there");
+            return Ok(());
         }
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,
     }
