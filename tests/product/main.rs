@@ -26,6 +26,7 @@ mod outages;
 mod overflow;
 mod product;
 mod providers;
+mod proxy;
 mod reconnects;
 mod repeats;
 mod rows;
