@@ -13,6 +13,7 @@
 #![allow(dead_code, unused_imports, reason = "the other groups of rows use it")]
 
 mod kills;
+mod postgres;
 mod proof;
 mod services;
 
