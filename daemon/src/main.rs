@@ -85,13 +85,11 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             return Ok(storage::dead_letters::execute(command, &mut out).await?);
         }
         Command::CheckWebhook(options) => {
-            let verdict = actions::check(options).await;
-            let said = match &verdict {
-                Ok(allowed) => allowed.clone(),
-                Err(failure) => format!("not possible: {failure}"),
-            };
+            let verdict = actions::check(options).await.map_err(anyhow::Error::from);
+            let possible = verdict.is_ok();
+            let said = verdict.unwrap_or_else(|failure| format!("not possible: {failure:#}"));
             writeln!(io::stdout(), "{said}")?;
-            anyhow::ensure!(verdict.is_ok(), "no webhook can go there");
+            anyhow::ensure!(possible, "no webhook can go there");
             return Ok(());
         }
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,

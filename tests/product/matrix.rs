@@ -12,6 +12,8 @@
 
 #![allow(dead_code, unused_imports, reason = "the other groups of rows use it")]
 
+mod destinations;
+mod endpoint;
 mod kills;
 mod postgres;
 mod proof;

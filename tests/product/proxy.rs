@@ -7,6 +7,7 @@
 //! each way of each holds [`CHUNKS`] pieces of [`PIECE`] bytes before it stops reading.
 
 use std::{
+    convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -335,7 +336,10 @@ async fn request_way(
         let _ = to.shutdown().await;
         Ok(())
     };
-    tokio::join!(take(from, sender), give).1
+    tokio::select! {
+        given = give => given,
+        never = take(from, sender) => match never {},
+    }
 }
 
 /// From the server to the client, unless the reply is to be dropped.
@@ -363,20 +367,26 @@ async fn reply_way(
         let _ = to.shutdown().await;
         Ok(())
     };
-    tokio::join!(take(from, sender), give).1
+    tokio::select! {
+        given = give => given,
+        never = take(from, sender) => match never {},
+    }
 }
 
-/// Reads until the end, as far as the other side keeps up.
-async fn take(mut from: OwnedReadHalf, to: mpsc::Sender<(Instant, Bytes)>) {
+/// Reads until the end, as far as the other side keeps up. What follows it is up to who gives it
+/// on: a side that says nothing more must not keep a reset waiting.
+async fn take(mut from: OwnedReadHalf, to: mpsc::Sender<(Instant, Bytes)>) -> Infallible {
     let mut buffer = vec![0; PIECE];
     while let Ok(size) = from.read(&mut buffer).await
         && size > 0
     {
         let piece = Bytes::copy_from_slice(&buffer[..size]);
         if to.send((Instant::now(), piece)).await.is_err() {
-            return;
+            break;
         }
     }
+    drop(to);
+    std::future::pending().await
 }
 
 #[cfg(test)]
