@@ -18,6 +18,7 @@ use super::rooms::Rooms;
 use super::row::Row;
 use super::statistics::Statistics;
 use super::users::Users;
+use crate::failpoint;
 
 /// After so long without an answer the connection is given up. Longer than what the server
 /// allows each statement, so that normally the server's reason is seen.
@@ -129,6 +130,7 @@ async fn transact(
     users.apply(&transaction).await?;
     statistics.apply(&transaction).await?;
     gaps.apply(&transaction).await?;
+    failpoint::reach("before_commit");
     transaction.commit().await?;
     Ok(stored)
 }

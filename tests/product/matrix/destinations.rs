@@ -45,7 +45,7 @@ async fn f15_a_destination_that_fails_gets_everything_in_order_once() {
             return Reply::Status(204);
         }
         *events += 1;
-        if *events % EVERY == 0 && given < rounds * TROUBLES.len() {
+        if events.is_multiple_of(EVERY) && given < rounds * TROUBLES.len() {
             given += 1;
             return TROUBLES[given % TROUBLES.len()];
         }
@@ -68,7 +68,7 @@ async fn f15_a_destination_that_fails_gets_everything_in_order_once() {
     let refusing = refused.clone();
     endpoint.script(move |seen| {
         let mut refused = refusing.lock().unwrap();
-        if refused.contains(&seen.key) || (refused.len() < 3 && seen.seq_no % 3 == 0) {
+        if refused.contains(&seen.key) || (refused.len() < 3 && seen.seq_no.is_multiple_of(3)) {
             refused.insert(seen.key.clone());
             return Reply::Status(422);
         }

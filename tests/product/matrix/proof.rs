@@ -110,6 +110,7 @@ impl Rig {
         self.is_whole()?;
         ensure_unique(&database).await?;
         ensure_counted(&database).await?;
+        self.is_forwarded(&database).await?;
         self.keeps_secrets()?;
         proof.recoveries = self.recoveries(&database).await?;
         Ok(proof)
@@ -262,6 +263,33 @@ impl Rig {
             "I1: ttlc verify: {status}\n{}",
             log.lines().join("\n")
         );
+        Ok(())
+    }
+
+    /// I5 of the forwarder: each event reached the destination before it was acknowledged, and has
+    /// its record.
+    async fn is_forwarded(&self, database: &Client) -> anyhow::Result<()> {
+        let Some(receiver) = &self.receiver else {
+            return Ok(());
+        };
+        let rows = database
+            .query(
+                "SELECT encode(event_id, 'hex'), state FROM events LEFT JOIN forward_log USING (event_id)",
+                &[],
+            )
+            .await?;
+        let taken = receiver.times();
+        for row in rows {
+            let (event, state): (String, Option<String>) = (row.get(0), row.get(1));
+            ensure!(
+                state.is_some(),
+                "I5: event {event} has no record in forward_log"
+            );
+            ensure!(
+                state.as_deref() != Some("forwarded") || taken.contains_key(&event),
+                "I5: event {event} is recorded as forwarded, and the destination has never seen it"
+            );
+        }
         Ok(())
     }
 
