@@ -468,8 +468,11 @@ mod tests {
         assert_eq!(say(&mut fourth, "ten").await.unwrap(), "ten");
         proxy.set(Mode::Refuse);
         assert!(say(&mut fourth, "eleven").await.is_err());
-        let mut fifth = connect(&proxy).await;
-        assert!(say(&mut fifth, "twelve").await.is_err());
+        // The reset may be faster than the client, which then has no connection at all.
+        let address = proxy.url().trim_start_matches("echo://").to_owned();
+        if let Ok(mut fifth) = TcpStream::connect(address).await {
+            assert!(say(&mut fifth, "twelve").await.is_err());
+        }
     }
 
     #[test]
