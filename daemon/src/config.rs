@@ -12,7 +12,7 @@ use shared::streams::StreamNames;
 use uuid::Uuid;
 
 use crate::bus::trim;
-use crate::{forwarder, ingest, normalizer, replay, storage, telemetry};
+use crate::{actions, forwarder, ingest, normalizer, replay, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
 ///
@@ -63,6 +63,9 @@ pub enum Command {
         #[command(subcommand)]
         command: storage::dead_letters::Command,
     },
+    /// Say whether a webhook may go to an address, and which IP addresses it would connect to; fails
+    /// when it may not. Nothing is sent
+    CheckWebhook(actions::CheckOptions),
     /// Ask a running process whether it is ready, for container health checks
     Healthcheck {
         /// Where it answers

@@ -10,7 +10,7 @@ use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::storage::safety::Watched;
 use daemon::supervise::Stages;
-use daemon::{failpoint, forwarder, http, ingest, normalizer, replay, storage, telemetry};
+use daemon::{actions, failpoint, forwarder, http, ingest, normalizer, replay, storage, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -94,6 +94,14 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::DeadLetters { command } => {
             let mut out = std::io::stdout();
             return Ok(storage::dead_letters::execute(command, &mut out).await?);
+        }
+        Command::CheckWebhook(options) => {
+            let verdict = actions::check(options).await.map_err(anyhow::Error::from);
+            let possible = verdict.is_ok();
+            let said = verdict.unwrap_or_else(|failure| format!("not possible: {failure:#}"));
+            writeln!(io::stdout(), "{said}")?;
+            anyhow::ensure!(possible, "no webhook can go there");
+            return Ok(());
         }
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,
     }

@@ -27,6 +27,7 @@ mod outages;
 mod overflow;
 mod product;
 mod providers;
+mod proxy;
 mod reconnects;
 mod repeats;
 mod replays;

@@ -12,10 +12,13 @@
 
 #![allow(dead_code, unused_imports, reason = "the other groups of rows use it")]
 
+mod destinations;
 mod doubts;
+mod endpoint;
 mod kills;
 mod pauses;
 mod poison;
+mod postgres;
 mod proof;
 mod receiver;
 mod resends;

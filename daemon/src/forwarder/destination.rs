@@ -164,8 +164,8 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Answer {
     }
 }
 
-/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
-fn retry_after(text: &str) -> Option<Duration> {
+/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3); at most an hour.
+pub(crate) fn retry_after(text: &str) -> Option<Duration> {
     let text = text.trim();
     let wait = if let Ok(seconds) = text.parse::<u64>() {
         Duration::from_secs(seconds)

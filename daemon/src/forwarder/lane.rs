@@ -159,6 +159,8 @@ impl Lane {
             }
         }
         self.repeat = None;
+        // Whatever was repeated before them: each event has its own schedule.
+        self.delay = FIRST;
         Some(())
     }
 
@@ -221,6 +223,7 @@ impl Lane {
             return Some(false);
         }
         self.repeat = None;
+        self.delay = FIRST;
         self.settle(aside).await?;
         Some(true)
     }

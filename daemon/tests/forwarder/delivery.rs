@@ -53,7 +53,7 @@ async fn every_event_arrives_once_in_its_order_and_is_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_for_now_is_repeated_in_its_place_under_its_key() {
+async fn f15_what_fails_for_now_is_repeated_in_its_place_under_its_key() {
     let rig = Rig::new().await;
     // One room for each trouble, so that none counts for another.
     let troubles = [
@@ -139,7 +139,7 @@ async fn what_fails_for_now_is_repeated_in_its_place_under_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_counts_whatever_follows_it() {
+async fn f15_a_status_counts_whatever_follows_it() {
     let rig = Rig::new().await;
     rig.server.script(|_| Reply::Dripping(200));
     rig.publish(&chats(1, 1..=2)).await;
@@ -150,7 +150,7 @@ async fn a_status_counts_whatever_follows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_is_a_dead_letter_and_can_be_put_back() {
+async fn f15_what_is_refused_is_a_dead_letter_and_can_be_put_back() {
     let rig = Rig::new().await;
     rig.server
         .script(|seen| Reply::Status(if seen.events()[0].1 == 2 { 422 } else { 200 }));
@@ -238,7 +238,7 @@ fn storage_writer(rig: &Rig) -> tokio::task::JoinHandle<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poisoned_room_delays_no_other_and_goes_on_past_its_poison() {
+async fn f16_a_poisoned_room_delays_no_other_and_goes_on_past_its_poison() {
     let rig = Rig::new().await;
     rig.server.script(|seen| {
         Reply::Status(if seen.events()[0] == (13, 1) {
