@@ -3,7 +3,7 @@
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
-//! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
+//! [`control`](self::control) (who is followed), [`erased`](self::erased) (who is to be forgotten), [`trim`](self::trim) (what leaves the streams),
 //! `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
@@ -25,6 +25,7 @@
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:forwarder`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
 //! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
+//! | `ttlc:erased` | by hash, each tombstone of an erased viewer as JSON; and `version`, the number of the last change | for ever |
 //! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
 //! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot.
@@ -41,6 +42,7 @@
 
 pub mod consumer;
 pub mod control;
+pub mod erased;
 pub mod hop;
 pub mod redrive;
 pub mod rooms;

@@ -7,6 +7,7 @@
 
 pub mod bus;
 pub mod config;
+pub mod erasure;
 pub mod forwarder;
 pub mod http;
 pub mod ingest;

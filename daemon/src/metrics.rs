@@ -24,6 +24,18 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 /// Counter of commands that failed; label `stage`.
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
 
+// ---- erasure
+
+/// Counter of messages and events that were dropped because their viewer was erased, by `stage`
+/// (`normalizer`, `storage`, `forwarder`, `dead_letters`); each of them is in `gaps`.
+pub const ERASED_DROPPED: &str = "ttlc_erased_dropped_total";
+/// Counter of events of others out of which an erased viewer was taken, by `stage`.
+pub const ERASED_REWRITTEN: &str = "ttlc_erased_rewritten_total";
+/// Gauge of viewers who are erased.
+pub const ERASED_USERS: &str = "ttlc_erased_users";
+/// Gauge of erasures that are not finished.
+pub const ERASED_OPEN: &str = "ttlc_erasures_open";
+
 // ---- ingest: creators, connections, upstream's limits
 
 /// Gauge of creators by `state`: `waiting`, `connecting`, `standby`, `live`, `error`.

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use super::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -51,6 +51,10 @@ const FILES: [(&str, &str); 9] = [
     (
         "0009_create_forward_log",
         include_str!("../../../migrations/0009_create_forward_log.sql"),
+    ),
+    (
+        "0011_add_erasure",
+        include_str!("../../../migrations/0011_add_erasure.sql"),
     ),
 ];
 
