@@ -493,11 +493,14 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('ttlc.erased_users', 0));
     INSERT INTO erased_users AS known (user_hash, erased_at, change_no, traces, search)
     SELECT hash, until, (SELECT coalesce(max(change_no), 0) + 1 FROM erased_users), known_traces, '{"phase": "find"}'
-    ON CONFLICT (user_hash) DO NOTHING;
+    ON CONFLICT (user_hash) DO UPDATE SET
+        erased_at = greatest(known.erased_at, excluded.erased_at), change_no = excluded.change_no,
+        search = excluded.search, finished_at = NULL
+    WHERE known.search IS NULL;
     RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION restore_tombstone(bytea, timestamptz, jsonb) IS 'Adds a tombstone from a list that was kept elsewhere, if it is not there; its viewer is to be found and erased then.';
+COMMENT ON FUNCTION restore_tombstone(bytea, timestamptz, jsonb) IS 'Adds a tombstone from a list that was kept elsewhere, or opens one that is there; its viewer is to be found and erased again then.';
 
 -- The ids that a restored tombstone may be of, wherever an id is written: the heaviest question of
 -- all, asked after a restore only.

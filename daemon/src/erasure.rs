@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use shared::identity::EventId;
-use shared::raw::{Source, control};
+use shared::raw::control;
 use shared::streams::events;
 use shared::time::Timestamp;
 
@@ -314,10 +314,5 @@ fn gap(event: &Value, stream_id: &str, seq_no: u64) -> Replaced {
     }
 }
 
-/// Whether a source is shown again: then nothing is stored, and no gap either.
-pub(crate) fn is_replay(source: Source) -> bool {
-    source == Source::Replay
-}
-
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

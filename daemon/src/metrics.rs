@@ -224,6 +224,16 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
     describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
     describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_counter!(
+        ERASED_DROPPED,
+        "Messages and events that were dropped because their viewer was erased, by stage"
+    );
+    describe_counter!(
+        ERASED_REWRITTEN,
+        "Events of others out of which an erased viewer was taken, by stage"
+    );
+    describe_gauge!(ERASED_USERS, "Viewers who are erased");
+    describe_gauge!(ERASED_OPEN, "Erasures that are not finished");
     describe_gauge!(CREATORS, "Followed creators, by state");
     describe_gauge!(CONNECTIONS, "Open connections to rooms");
     describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");

@@ -1,7 +1,8 @@
 //! The mirror of the tombstones in Redis, and what Redis still holds of erased viewers.
 //!
-//! `ttlc:erased` is written by the storage writer, from Postgres: by hash, each tombstone as JSON; and
-//! under `version` the number of the last change. All others read it: [`Followed`] keeps up with it.
+//! `ttlc:erased` is written by the storage writer, from Postgres: by hash, each tombstone as JSON;
+//! `change`, the number of the last change there; and `version`, which rises with each writing. All
+//! others read it: [`Followed`] keeps up with it.
 //! Nothing is ever taken out of it: it is also what is left of erasures that a database restored from
 //! an older copy no longer knows. A flushed Redis gets it again within seconds; until then the readers
 //! go on with what they know, and the storage writer asks Postgres.
@@ -23,6 +24,7 @@ use crate::erasure::{Tombstone, Tombstones, moment};
 
 const KEY: &str = "ttlc:erased";
 const VERSION: &str = "version";
+const CHANGE: &str = "change";
 /// How often a reader asks whether something has changed.
 const REFRESH: Duration = Duration::from_secs(1);
 /// How many entries are looked at at a time.
@@ -38,36 +40,46 @@ pub struct Purged {
 }
 
 impl Bus {
-    /// Writes tombstones into the mirror; what it has beside them stays.
-    pub async fn put_erased(&self, version: i64, list: &[Tombstone]) -> Result<(), Error> {
-        let mut fields = vec![(VERSION.to_owned(), version.to_string())];
+    /// Writes tombstones into the mirror, as they are after a change of the list; what it has beside
+    /// them stays.
+    pub async fn put_erased(&self, change: i64, list: &[Tombstone]) -> Result<(), Error> {
+        let mut fields = vec![(CHANGE.to_owned(), change.to_string())];
         for one in list {
             let json = serde_json::to_string(one).map_err(|_| Error::Reply("HSET"))?;
             fields.push((one.user_hash.clone(), json));
         }
-        Ok(redis::cmd("HSET")
-            .arg(KEY)
-            .arg(fields)
-            .exec_async(&mut self.manager.clone())
-            .await?)
+        let mut commands = redis::pipe();
+        commands.atomic();
+        commands.cmd("HSET").arg(KEY).arg(fields).ignore();
+        commands.cmd("HINCRBY").arg(KEY).arg(VERSION).arg(1).ignore();
+        Ok(commands.exec_async(&mut self.manager.clone()).await?)
     }
 
-    /// The number of the last change in the mirror; `None` when there is no mirror.
-    pub async fn erased_version(&self) -> Result<Option<i64>, Error> {
-        let version: Option<String> = redis::cmd("HGET")
+    /// The number of the list's last change that is in the mirror; `None` when there is no mirror.
+    pub async fn erased_change(&self) -> Result<Option<i64>, Error> {
+        self.erased_number(CHANGE).await
+    }
+
+    async fn erased_number(&self, field: &str) -> Result<Option<i64>, Error> {
+        let number: Option<String> = redis::cmd("HGET")
             .arg(KEY)
-            .arg(VERSION)
+            .arg(field)
             .query_async(&mut self.manager.clone())
             .await?;
-        Ok(version.and_then(|text| text.parse().ok()))
+        Ok(number.and_then(|text| text.parse().ok()))
     }
 
     /// All that the mirror has; what this build cannot read of it is left out.
-    pub async fn erased(&self) -> Result<(i64, Vec<Tombstone>), Error> {
+    pub async fn erased(&self) -> Result<Vec<Tombstone>, Error> {
+        Ok(self.erased_and_version().await?.1)
+    }
+
+    async fn erased_and_version(&self) -> Result<(i64, Vec<Tombstone>), Error> {
         let mut fields: HashMap<String, String> = redis::cmd("HGETALL")
             .arg(KEY)
             .query_async(&mut self.manager.clone())
             .await?;
+        fields.remove(CHANGE);
         let version = fields.remove(VERSION).and_then(|text| text.parse().ok());
         let mut list = Vec::new();
         for (hash, json) in fields {
@@ -204,6 +216,7 @@ pub(crate) fn remembers_erased(tombstones: &Tombstones, field: &str, text: &str)
 /// The mirror as a reader knows it.
 pub(crate) struct Followed {
     bus: Bus,
+    list: HashMap<String, Tombstone>,
     current: Arc<Tombstones>,
     looked: Option<Instant>,
 }
@@ -213,6 +226,7 @@ impl Followed {
     pub(crate) fn new(bus: Bus) -> Self {
         Self {
             bus,
+            list: HashMap::new(),
             current: Arc::default(),
             looked: None,
         }
@@ -224,20 +238,28 @@ impl Followed {
     }
 
     /// Asks whether something has changed, once a second at most; `true` when it has. A mirror that is
-    /// gone, or older than what is known, changes nothing: nobody is erased less.
+    /// gone, or has less than what is known, takes nothing away: nobody is erased less.
     pub(crate) async fn refresh(&mut self) -> Result<bool, Error> {
-        if self
-            .looked
-            .is_some_and(|looked| looked.elapsed() < REFRESH)
-        {
+        if self.looked.is_some_and(|looked| looked.elapsed() < REFRESH) {
             return Ok(false);
         }
-        let version = self.bus.erased_version().await?;
+        let version = self.bus.erased_number(VERSION).await?;
+        if version.is_none_or(|version| version == self.current.version) {
+            self.looked = Some(Instant::now());
+            return Ok(false);
+        }
+        let (version, news) = self.bus.erased_and_version().await?;
         self.looked = Some(Instant::now());
-        if version.is_none_or(|version| version <= self.current.version) {
-            return Ok(false);
+        for one in news {
+            let known = self
+                .list
+                .entry(one.user_hash.clone())
+                .or_insert_with(|| one.clone());
+            if one.erased_at >= known.erased_at {
+                *known = one;
+            }
         }
-        let (version, list) = self.bus.erased().await?;
+        let list: Vec<Tombstone> = self.list.values().cloned().collect();
         self.current = Arc::new(Tombstones::new(version, &list));
         tracing::info!(
             viewers = self.current.len(),

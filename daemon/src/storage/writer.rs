@@ -4,10 +4,12 @@
 //! letters, before it is acknowledged. A dead letter may be written twice when a crash comes
 //! between it and the acknowledgement; an event row never.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use shared::streams::GROUP_STORAGE;
+use shared::streams::{GROUP_STORAGE, events};
 use shared::time::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
@@ -16,10 +18,13 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::batch::{Stored, store};
 use super::database::{Database, Failure, Rights};
+use super::erasure::list;
 use super::outage::Outage;
 use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
+use crate::erasure::{Tombstones, Verdict};
 use crate::metrics::{
+    ERASED_DROPPED, ERASED_REWRITTEN,
     STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
     STORAGE_REPLAYED, STORAGE_TRIMMED,
 };
@@ -36,6 +41,9 @@ const ERROR_CHARS: usize = 500;
 const STAGE: &str = "storage";
 const REJECTED: &str = "STORAGE_REJECTED";
 const COLLISION: &str = "id_collision";
+
+/// Bad entries: their places, reasons and errors.
+type Letters = Vec<(usize, &'static str, String)>;
 
 /// Told to stop before the work was done; what is unfinished stays pending.
 struct Stopped;
@@ -63,6 +71,7 @@ impl Writer {
             session: Session {
                 database,
                 client: None,
+                erased: Arc::default(),
             },
             batch_size: options.batch_size(),
             batch_age: options.batch_age(),
@@ -141,6 +150,26 @@ impl Writer {
             return Ok(());
         }
         let begun = Instant::now();
+        let mut total = Stored::default();
+        let letters = loop {
+            let erased = self.session.erased.clone();
+            let clean = without_erased(entries, &erased);
+            if let Some(letters) = self.store_all(&clean, &mut total, stop).await? {
+                break letters;
+            }
+        };
+        self.finish(entries, &total, letters, begun, stop).await
+    }
+
+    /// Stores what entries hold; returns the letters that the bad ones become, as their places, reasons
+    /// and errors. `None` when viewers were erased meanwhile: then all is to be done again, and what is
+    /// stored already comes as repeats.
+    async fn store_all(
+        &mut self,
+        entries: &[Cow<'_, Entry>],
+        total: &mut Stored,
+        stop: &CancellationToken,
+    ) -> Result<Option<Letters>, Stopped> {
         let now = jiff::Timestamp::now();
         let mut places = Vec::with_capacity(entries.len());
         let mut rows = Vec::with_capacity(entries.len());
@@ -161,21 +190,21 @@ impl Writer {
             }
         }
 
-        let mut total = Stored::default();
+        let mut collisions = Vec::new();
         // Parts still to be stored, the next one last. A part that holds a bad row is halved until
         // the row stands alone.
         let mut parts = chunks(&rows);
         parts.reverse();
         while let Some((from, to)) = parts.pop() {
             match self.session.store(&rows[from..to], stop).await? {
+                Ok(stored) if stored.stale => return Ok(None),
                 Ok(stored) => {
+                    total.erased += stored.erased;
                     total.inserted += stored.inserted;
                     total.duplicates += stored.duplicates;
                     total.replayed += stored.replayed;
                     total.in_default += stored.in_default;
-                    total
-                        .collisions
-                        .extend(stored.collisions.iter().map(|place| from + place));
+                    collisions.extend(stored.collisions.iter().map(|place| from + place));
                 }
                 Err(_) if to - from > 1 => {
                     let middle = from + (to - from) / 2;
@@ -185,7 +214,7 @@ impl Writer {
                 Err(refused) => letters.push((places[from], REJECTED, refused.to_string())),
             }
         }
-        for &place in &total.collisions {
+        for place in collisions {
             let row = &rows[place];
             tracing::error!(
                 event_id = %row.event_id, stream_id = %row.stream_id, session_id = %row.session_id, seq_no = row.seq_no,
@@ -194,6 +223,18 @@ impl Writer {
             let error = format!("event {} is stored with another payload", row.event_id);
             letters.push((places[place], COLLISION, error));
         }
+        Ok(Some(letters))
+    }
+
+    /// Counts, writes the dead letters, and acknowledges.
+    async fn finish(
+        &mut self,
+        entries: &[Entry],
+        total: &Stored,
+        letters: Letters,
+        begun: Instant,
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
         let count = |name: &'static str, number: usize| {
             counter!(name).increment(u64::try_from(number).unwrap_or(u64::MAX));
         };
@@ -250,6 +291,23 @@ impl Writer {
     }
 }
 
+/// Entries without viewers who were erased: what was theirs is a gap.
+fn without_erased<'a>(entries: &'a [Entry], erased: &Tombstones) -> Vec<Cow<'a, Entry>> {
+    let clean = |entry: &'a Entry| {
+        let (kind, replaced) = match erased.judge(&entry.fields) {
+            Verdict::Clean => return Cow::Borrowed(entry),
+            Verdict::Own(gap) => (ERASED_DROPPED, gap),
+            Verdict::Named(clean) => (ERASED_REWRITTEN, clean),
+        };
+        counter!(kind, "stage" => STAGE).increment(1);
+        let mut entry = entry.clone();
+        entry.fields.insert(events::EVENT.to_owned(), replaced.event);
+        entry.fields.insert(events::RAW.to_owned(), replaced.raw);
+        Cow::Owned(entry)
+    };
+    entries.iter().map(clean).collect()
+}
+
 /// Cuts rows into parts of about [`BATCH_BYTES`], at least one row each.
 fn chunks(rows: &[Row<'_>]) -> Vec<(usize, usize)> {
     let mut parts = Vec::new();
@@ -273,6 +331,8 @@ fn chunks(rows: &[Row<'_>]) -> Vec<(usize, usize)> {
 struct Session {
     database: Database,
     client: Option<(Client, Rights)>,
+    /// Viewers who were erased, as far as this writer knows: each transaction asks whether there is more.
+    erased: Arc<Tombstones>,
 }
 
 impl Session {
@@ -291,7 +351,15 @@ impl Session {
                     None => self.database.connect_as_writer().await?,
                 };
                 let (client, rights) = self.client.insert(open);
-                store(client, *rights, rows).await
+                let stored = store(client, *rights, rows, self.erased.version).await?;
+                if stored.stale {
+                    let transaction = client.transaction().await?;
+                    transaction.batch_execute(rights.begin()).await?;
+                    let (version, list) = list(&transaction).await?;
+                    transaction.commit().await?;
+                    self.erased = Arc::new(Tombstones::new(version, &list));
+                }
+                Ok::<_, Failure>(stored)
             };
             let outcome = tokio::select! {
                 outcome = attempt => outcome,
@@ -321,8 +389,6 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use shared::identity::EventId;
     use shared::raw::Source;
     use uuid::Uuid;
@@ -347,7 +413,7 @@ mod tests {
             amounts: crate::storage::row::Amounts::default(),
             gap: None,
             event: "{}",
-            raw: Cow::Owned(vec![0; bytes]),
+            raw: Some(Cow::Owned(vec![0; bytes])),
             raw_format: "protobuf",
             raw_hash: [0; 32],
         }

@@ -3,6 +3,7 @@
 //! Every entry counts once, by its id; it is acknowledged after the commit, and the trimmer drops
 //! what is acknowledged. A letter that fails again after it was put back is open again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::counter;
@@ -14,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::letter::Letter;
 use super::redrive;
 use crate::bus::{Bus, Entry};
-use crate::metrics::DEAD_LETTERS;
+use crate::erasure::{REASON, Tombstones};
+use crate::metrics::{DEAD_LETTERS, ERASED_DROPPED};
 use crate::storage::database::{Database, Failure, Rights};
+use crate::storage::erasure::{LOOK_AT_LIST, refreshed, version};
 use crate::storage::outage::Outage;
 
 /// How many entries a transaction copies.
@@ -35,6 +38,7 @@ pub(crate) async fn keep(
     let stream = bus.names().dlq(shard);
     let mut consumer = bus.consumer(stream.clone(), GROUP_OPS, &name);
     let mut client: Option<(Client, Rights)> = None;
+    let mut erased = Arc::default();
     let mut redis = Outage::new("redis");
     let mut postgres = Outage::new("postgres");
     while !stop.is_cancelled() {
@@ -62,7 +66,7 @@ pub(crate) async fn keep(
                     Some(open) => client.insert(open),
                     None => client.insert(database.connect_as_writer().await?),
                 };
-                let copied = copy(client, *rights, &stream, &entries).await?;
+                let copied = copy(client, *rights, &stream, &entries, &mut erased).await?;
                 // One of the shards' copiers is enough.
                 if shard == 0 {
                     redrive::finish(client, &bus).await?;
@@ -103,6 +107,7 @@ async fn copy(
     rights: Rights,
     stream: &str,
     entries: &[Entry],
+    erased: &mut Arc<Tombstones>,
 ) -> Result<Vec<String>, Failure> {
     // A pending entry that was trimmed away has nothing to copy.
     let letters: Vec<(&str, Letter)> = entries
@@ -118,11 +123,11 @@ async fn copy(
             entry.id.clone()
         })
         .collect();
-    match insert(client, rights, &letters).await {
+    match insert(client, rights, &letters, erased).await {
         Ok(()) => done.extend(letters.iter().map(|(id, _)| (*id).to_owned())),
         Err(failure) if failure.is_bad_data() => {
             for letter in letters {
-                match insert(client, rights, std::slice::from_ref(&letter)).await {
+                match insert(client, rights, std::slice::from_ref(&letter), erased).await {
                     Ok(()) => done.push(letter.0.to_owned()),
                     // It stays in Redis, pending, where it can be looked at.
                     Err(failure) if failure.is_bad_data() => {
@@ -141,14 +146,22 @@ async fn insert(
     client: &mut Client,
     rights: Rights,
     letters: &[(&str, Letter)],
+    erased: &mut Arc<Tombstones>,
 ) -> Result<(), Failure> {
     if letters.is_empty() {
         return Ok(());
     }
     let inserting = async {
         let transaction = client.transaction().await?;
-        transaction.batch_execute(rights.begin()).await?;
-        let letters: Vec<&Letter> = letters.iter().map(|(_, letter)| letter).collect();
+        let answer = transaction
+            .simple_query(&format!("{}; {LOOK_AT_LIST}", rights.begin()))
+            .await?;
+        refreshed(&transaction, erased, version(&answer)).await?;
+        let (gone, letters): (Vec<&Letter>, Vec<&Letter>) = letters
+            .iter()
+            .map(|(_, letter)| letter)
+            .partition(|letter| letter.names_erased(erased));
+        drop_erased(&transaction, &gone).await?;
         let counted = insert_in(&transaction, &letters).await?;
         transaction.commit().await?;
         for letter in counted {
@@ -164,6 +177,36 @@ async fn insert(
         Ok(inserted) => inserted,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
+}
+
+/// What is kept of letters that name a viewer who was erased: that their numbers are accounted for.
+async fn drop_erased(
+    transaction: &Transaction<'_>,
+    letters: &[&Letter],
+) -> Result<(), tokio_postgres::Error> {
+    let (rooms, numbers): (Vec<&str>, Vec<i64>) = letters
+        .iter()
+        .filter_map(|letter| letter.stream_id.as_deref().zip(letter.seq_no))
+        .unzip();
+    if !rooms.is_empty() {
+        transaction
+            .execute_typed(
+                "INSERT INTO gaps (stream_id, from_seq_no, to_seq_no, reason, lost)
+                 SELECT DISTINCT stream_id, seq_no, seq_no, $3, 1 FROM unnest($1, $2) AS letter (stream_id, seq_no)
+                 WHERE NOT EXISTS (SELECT FROM events
+                    WHERE events.stream_id = letter.stream_id AND events.seq_no = letter.seq_no)
+                 ON CONFLICT (stream_id, from_seq_no, to_seq_no, reason) DO NOTHING",
+                &[
+                    (&rooms, Type::TEXT_ARRAY),
+                    (&numbers, Type::INT8_ARRAY),
+                    (&REASON, Type::TEXT),
+                ],
+            )
+            .await?;
+    }
+    counter!(ERASED_DROPPED, "stage" => "dead_letters")
+        .increment(u64::try_from(letters.len()).unwrap_or(u64::MAX));
+    Ok(())
 }
 
 /// Adds letters, or the failure more to those that are known; returns those that were news.
