@@ -4,6 +4,7 @@
 mod storage {
     mod contract;
     mod dead_letters;
+    mod erasure;
     mod faults;
     mod migrations;
     mod retention;

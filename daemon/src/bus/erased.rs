@@ -51,7 +51,12 @@ impl Bus {
         let mut commands = redis::pipe();
         commands.atomic();
         commands.cmd("HSET").arg(KEY).arg(fields).ignore();
-        commands.cmd("HINCRBY").arg(KEY).arg(VERSION).arg(1).ignore();
+        commands
+            .cmd("HINCRBY")
+            .arg(KEY)
+            .arg(VERSION)
+            .arg(1)
+            .ignore();
         Ok(commands.exec_async(&mut self.manager.clone()).await?)
     }
 

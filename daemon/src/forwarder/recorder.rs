@@ -16,7 +16,7 @@ use super::ledger::{Ledger, Outcome, Settled, as_entry};
 use super::queues::{Shared, locked};
 use super::shard::BATCH;
 use crate::bus::{Bus, DeadLetter, Entry};
-use crate::metrics::{FORWARD_DEAD, FORWARDED};
+use crate::metrics::{ERASED_DROPPED, FORWARD_DEAD, FORWARDED};
 use crate::storage::outage::Outage;
 
 /// Records what became of events, several at a time.
@@ -133,6 +133,10 @@ impl Recorder {
                         event_id = event_id.map(tracing::field::display),
                         "forwarded"
                     );
+                }
+                Outcome::Erased => {
+                    counter!(ERASED_DROPPED, "stage" => STAGE).increment(1);
+                    tracing::debug!(stage = STAGE, stream_id, reason = "erased", "not forwarded");
                 }
                 Outcome::Dead { reason, error } => {
                     counter!(FORWARD_DEAD, "reason" => *reason).increment(1);

@@ -358,7 +358,10 @@ async fn find(client: &mut Client, rights: Rights) -> Result<usize, Failure> {
             .await?;
     }
     transaction
-        .query_typed("SELECT settle_tombstones($1)", &[(&waiting, Type::BYTEA_ARRAY)])
+        .query_typed(
+            "SELECT settle_tombstones($1)",
+            &[(&waiting, Type::BYTEA_ARRAY)],
+        )
         .await?;
     transaction.commit().await?;
     Ok(found.len())

@@ -24,9 +24,8 @@ use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
 use crate::erasure::{Tombstones, Verdict};
 use crate::metrics::{
-    ERASED_DROPPED, ERASED_REWRITTEN,
-    STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
-    STORAGE_REPLAYED, STORAGE_TRIMMED,
+    ERASED_DROPPED, ERASED_REWRITTEN, STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES,
+    STORAGE_EVENTS, STORAGE_REJECTED, STORAGE_REPLAYED, STORAGE_TRIMMED,
 };
 
 /// How long a read waits when the stream is empty.
@@ -301,7 +300,9 @@ fn without_erased<'a>(entries: &'a [Entry], erased: &Tombstones) -> Vec<Cow<'a, 
         };
         counter!(kind, "stage" => STAGE).increment(1);
         let mut entry = entry.clone();
-        entry.fields.insert(events::EVENT.to_owned(), replaced.event);
+        entry
+            .fields
+            .insert(events::EVENT.to_owned(), replaced.event);
         entry.fields.insert(events::RAW.to_owned(), replaced.raw);
         Cow::Owned(entry)
     };

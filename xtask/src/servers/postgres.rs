@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::{Durability, Folder, PORTS, wait_ready};
@@ -94,6 +94,41 @@ impl PrivatePostgres {
     /// The port it listens on; the same after a [`restart`](Self::restart).
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// All of the database as SQL, as `pg_dump` writes it.
+    pub fn dump(&self) -> Result<Vec<u8>> {
+        let mut dump = Command::new(Programs::find(None)?.beside("pg_dump")?);
+        dump.arg(self.url()).stderr(Stdio::piped());
+        let dumped = dump.output().context("cannot start pg_dump")?;
+        ensure!(
+            dumped.status.success(),
+            "pg_dump: {}",
+            String::from_utf8_lossy(&dumped.stderr)
+        );
+        Ok(dumped.stdout)
+    }
+
+    /// Puts what [`Self::dump`] wrote in place of all that the database has.
+    pub fn restore(&self, dump: &[u8]) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(&file, dump)?;
+        let mut psql = Command::new(Programs::find(None)?.beside("psql")?);
+        psql.arg(self.url())
+            .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+            .args([
+                "--command",
+                "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+            ])
+            .arg("--file")
+            .arg(file.path());
+        let restored = psql.output().context("cannot start psql")?;
+        ensure!(
+            restored.status.success(),
+            "psql: {}",
+            String::from_utf8_lossy(&restored.stderr)
+        );
+        Ok(())
     }
 
     /// The server process, to watch its end.
@@ -391,6 +426,18 @@ impl Programs {
         };
         (project::is_program(&programs.initdb) && project::is_program(&programs.postgres))
             .then_some(programs)
+    }
+
+    /// Another program of the same installation.
+    fn beside(&self, name: &str) -> Result<PathBuf> {
+        let server = fs::canonicalize(&self.postgres)?;
+        let program = server.with_file_name(name);
+        ensure!(
+            project::is_program(&program),
+            "{} is not there: install Postgres' client programs",
+            program.display()
+        );
+        Ok(program)
     }
 
     fn major(&self) -> Option<String> {

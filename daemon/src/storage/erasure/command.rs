@@ -156,8 +156,8 @@ fn read(path: &Path) -> Result<Vec<Tombstone>, Error> {
         if line.trim().is_empty() {
             continue;
         }
-        let one: Tombstone = serde_json::from_str(line)
-            .map_err(|error| wrong(format!("line {number}: {error}")))?;
+        let one: Tombstone =
+            serde_json::from_str(line).map_err(|error| wrong(format!("line {number}: {error}")))?;
         if one.user_hash.len() != 64 || hex::decode(&one.user_hash).is_err() {
             return Err(wrong(format!("line {number}: userHash is no hash")));
         }
