@@ -113,22 +113,28 @@ impl PrivatePostgres {
     pub fn restore(&self, dump: &[u8]) -> Result<()> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(&file, dump)?;
-        let mut psql = Command::new(Programs::find(None)?.beside("psql")?);
-        psql.arg(self.url())
-            .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
-            .args([
-                "--command",
-                "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
-            ])
-            .arg("--file")
-            .arg(file.path());
-        let restored = psql.output().context("cannot start psql")?;
-        ensure!(
-            restored.status.success(),
-            "psql: {}",
-            String::from_utf8_lossy(&restored.stderr)
-        );
-        Ok(())
+        let url = self.url();
+        let other = url
+            .strip_suffix(NAME)
+            .map(|server| format!("{server}postgres"))
+            .context("the address has no database")?;
+        let psql = |url: &str, what: &[&std::ffi::OsStr]| -> Result<()> {
+            let mut psql = Command::new(Programs::find(None)?.beside("psql")?);
+            psql.arg(url)
+                .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+                .args(what);
+            let done = psql.output().context("cannot start psql")?;
+            let said = String::from_utf8_lossy(&done.stderr);
+            ensure!(done.status.success(), "psql: {said}");
+            Ok(())
+        };
+        for command in [
+            format!("DROP DATABASE {NAME} WITH (FORCE)"),
+            format!("CREATE DATABASE {NAME}"),
+        ] {
+            psql(&other, &["--command".as_ref(), command.as_ref()])?;
+        }
+        psql(&url, &["--file".as_ref(), file.path().as_os_str()])
     }
 
     /// The server process, to watch its end.

@@ -147,6 +147,12 @@ fn told(progress: &Progress) -> String {
     )
 }
 
+/// Whether the database lacks what we ask for (class 42): it has not been migrated.
+fn is_unprepared(failure: &Failure) -> bool {
+    matches!(failure, Failure::Postgres(error)
+        if error.code().is_some_and(|code| code.code().starts_with("42")))
+}
+
 /// A list that was kept: one tombstone a line.
 fn read(path: &Path) -> Result<Vec<Tombstone>, Error> {
     let wrong = |why: String| Error::Erase(format!("{}: {why}", path.display()));
@@ -300,7 +306,10 @@ impl Work {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            let settled = failure.is_bad_data() || failure.is_refusal() || failure.is_distrust();
+            let settled = failure.is_bad_data()
+                || failure.is_refusal()
+                || failure.is_distrust()
+                || is_unprepared(&failure);
             if settled || begun.elapsed() > PATIENCE {
                 return Err(Error::Erase(format!("postgres: {failure}")));
             }
