@@ -44,7 +44,7 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-fn person(extra: Value) -> Value {
+fn person(extra: &Value) -> Value {
     let mut person =
         json!({"userId": ID, "username": HANDLE, "displayName": NAME, "avatarUrl": avatar(100)});
     person
@@ -63,7 +63,7 @@ trait Story {
 impl Story for Room {
     /// The same event, of the viewer.
     fn by_viewer(&mut self, event: Event) -> Event {
-        let user = person(json!({
+        let user = person(&json!({
             "roles": {"moderator": false, "subscriber": false, "follower": true, "topGifter": false, "anchor": false},
             "secUid": "MS4wLjABAAAAzoequartz0123456789",
         }));
@@ -92,21 +92,21 @@ impl Story for Room {
             self.chat(3)
                 .with("/payload/message", json!(format!("{NAME} is back"))),
             self.chat(4)
-                .with("/payload/mentions", json!([person(json!({}))])),
+                .with("/payload/mentions", json!([person(&json!({}))])),
             self.gift(5, 2, "final")
-                .with("/payload/recipient", person(json!({}))),
+                .with("/payload/recipient", person(&json!({}))),
         ];
         let mut rank = self.watched_by(40);
         rank.json["payload"]["topViewers"] = json!([
-            person(json!({"rank": 1, "coins": 7})),
+            person(&json!({"rank": 1, "coins": 7})),
             {"userId": "99", "displayName": "Somebody", "rank": 2, "coins": 3},
         ]);
         events.push(rank);
         let battle = self.chat(6).with("/eventType", json!("BATTLE")).with(
             "/payload",
             json!({"rawType": "WebcastChatMessage", "kind": "armies", "sides": [
-                {"userId": "77", "displayName": "Host", "score": 5, "contributors": [person(json!({"score": 5}))]},
-                person(json!({"score": 6, "result": "win", "contributors": [{"userId": "98", "displayName": "Fan", "score": 2}]})),
+                {"userId": "77", "displayName": "Host", "score": 5, "contributors": [person(&json!({"score": 5}))]},
+                person(&json!({"score": 6, "result": "win", "contributors": [{"userId": "98", "displayName": "Fan", "score": 2}]})),
             ]}),
         );
         events.push(battle);
@@ -231,7 +231,7 @@ impl Rig {
         all
     }
 
-    async fn all_of_postgres(&self) -> Vec<u8> {
+    fn all_of_postgres(&self) -> Vec<u8> {
         self.postgres.as_ref().unwrap().dump().unwrap()
     }
 
@@ -263,7 +263,7 @@ impl Rig {
 
     async fn nothing_is_left(&self) {
         assert_eq!(
-            found(&self.all_of_postgres().await),
+            found(&self.all_of_postgres()),
             BTreeSet::new(),
             "in postgres"
         );
@@ -330,7 +330,7 @@ async fn a_viewer_is_erased_everywhere_and_others_stay() {
     let begun = earlier();
     let mut room = Room::new("7301", "ann", 1, begun);
     let events = told(&rig, &mut room).await;
-    let before = found(&rig.all_of_postgres().await);
+    let before = found(&rig.all_of_postgres());
     for there in [ID, HANDLE, PICTURE, SAID, "hex of varint"] {
         assert!(
             before.contains(there),
@@ -459,7 +459,7 @@ async fn what_comes_late_is_dropped_and_who_comes_back_is_new() {
             .await,
         10
     );
-    assert_eq!(found(&rig.all_of_postgres().await), BTreeSet::new());
+    assert_eq!(found(&rig.all_of_postgres()), BTreeSet::new());
 
     // The same viewer, afterwards.
     room.at_ms = jiff::Timestamp::now().as_millisecond() + 1_000;
@@ -640,7 +640,7 @@ async fn a_database_that_was_restored_forgets_again() {
     let rig = Rig::new().await;
     let mut room = Room::new("7301", "ann", 1, earlier());
     told(&rig, &mut room).await;
-    let copy = rig.all_of_postgres().await;
+    let copy = rig.all_of_postgres();
     assert!(!found(&copy).is_empty());
     rig.erase(&[ID]).await.unwrap();
     let list = rig.erase(&["--export"]).await.unwrap();
@@ -648,7 +648,7 @@ async fn a_database_that_was_restored_forgets_again() {
 
     // By what Redis remembers.
     rig.postgres.as_ref().unwrap().restore(&copy).unwrap();
-    assert!(!found(&rig.all_of_postgres().await).is_empty());
+    assert!(!found(&rig.all_of_postgres()).is_empty());
     let out = rig.erase(&["--all"]).await.unwrap();
     assert!(
         out.starts_with("1 tombstones, of which 1 viewers were found"),
