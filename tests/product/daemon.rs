@@ -21,7 +21,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    fn push(&self, line: &str) {
+    pub(crate) fn push(&self, line: &str) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -85,6 +85,11 @@ impl Daemon {
         start(settings, log, "migrate")?.wait(Some(PATIENCE))
     }
 
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.process.wait(Some(limit))
+    }
+
     /// How it ended, when it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.ended()
@@ -92,11 +97,21 @@ impl Daemon {
 
     /// Holds it (SIGSTOP), or lets it go on (SIGCONT).
     pub(crate) fn hold(&self, hold: bool) {
-        let signal = if hold { "-STOP" } else { "-CONT" };
+        self.signal(if hold { "STOP" } else { "CONT" });
+    }
+
+    /// Sends it a signal (`TERM`); how it takes it is its own business.
+    pub(crate) fn signal(&self, name: &str) {
         let done = Command::new("kill")
-            .args([signal, &self.process.id().to_string()])
+            .args([&format!("-{name}"), &self.process.id().to_string()])
             .status();
-        assert!(done.expect("kill runs").success(), "{signal}");
+        assert!(done.expect("kill runs").success(), "{name}");
+    }
+
+    /// Its process id.
+    #[allow(dead_code, reason = "rows of the matrix use it")]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// SIGTERM; how it ended, and whether in time.
@@ -126,6 +141,12 @@ impl Daemon {
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.process.kill();
+    }
+
+    /// The same, and how it ended: it may have been faster.
+    pub(crate) fn kill_and_tell(&mut self) -> ExitStatus {
+        self.process.kill();
+        self.process.ended().expect("nothing survives a kill")
     }
 }
 

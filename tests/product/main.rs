@@ -21,6 +21,7 @@ mod gifts;
 mod leases;
 mod limits;
 mod load;
+mod matrix;
 mod outages;
 mod overflow;
 mod product;

@@ -10,6 +10,7 @@ use shared::time::Timestamp;
 use super::run::STAGE;
 use super::{Checked, Normalizer, Reason, Rejection, limits};
 use crate::bus::{DeadLetter, Entry, Hop, Outcome};
+use crate::failpoint;
 use crate::metrics::{NORMALIZER_EVENTS, NORMALIZER_REJECTED, NORMALIZER_TIMEOUTS};
 
 /// Processes that died on an entry, before it is taken alone.
@@ -66,6 +67,9 @@ fn event(
         let error = format!("{} processes have died on it", entry.deliveries);
         return Err((POISONED, error));
     }
+    failpoint::reach_with("normalizing", |text| {
+        entry.fields.values().any(|value| value == text)
+    });
     let refused = |Rejection { reason, error }| (reason.as_str(), error);
     let envelope = limits::envelope(|field| entry.get(field)).map_err(refused)?;
     let taken = normalizer.take(&envelope);

@@ -27,6 +27,7 @@ use super::lease::{Lease, STANDBY};
 use super::{Known, Normalizer, SchemaError};
 use crate::bus::erased::Followed;
 use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
+use crate::failpoint;
 use crate::metrics::{
     NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS, REDIS_ERRORS,
 };
@@ -219,7 +220,9 @@ impl Shard {
             #[expect(clippy::cast_precision_loss, reason = "at most a thousand")]
             let mean = began.elapsed().as_secs_f64() / hops.len() as f64;
             histogram!(NORMALIZER_MESSAGE).record(mean);
+            failpoint::reach("before_hop");
             self.publish(hops, stop).await?;
+            failpoint::reach("after_hop");
         }
         if self.consumer.is_drained() && self.passed.elapsed() > PASS {
             self.passed = Instant::now();

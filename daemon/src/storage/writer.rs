@@ -23,6 +23,7 @@ use super::outage::Outage;
 use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
 use crate::erasure::{Tombstones, Verdict};
+use crate::failpoint;
 use crate::metrics::{
     ERASED_DROPPED, ERASED_REWRITTEN, STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES,
     STORAGE_EVENTS, STORAGE_REJECTED, STORAGE_REPLAYED, STORAGE_TRIMMED,
@@ -148,6 +149,7 @@ impl Writer {
         if entries.is_empty() {
             return Ok(());
         }
+        failpoint::reach("after_claim");
         let begun = Instant::now();
         let mut total = Stored::default();
         let letters = loop {
@@ -268,6 +270,7 @@ impl Writer {
             redis.over();
         }
 
+        failpoint::reach("after_commit_before_ack");
         let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         let mut redis = Outage::new("redis");
         while let Err(error) = self.consumer.ack(&ids).await {

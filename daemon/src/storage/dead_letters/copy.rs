@@ -16,6 +16,7 @@ use super::letter::Letter;
 use super::redrive;
 use crate::bus::{Bus, Entry};
 use crate::erasure::{REASON, Tombstones};
+use crate::failpoint;
 use crate::metrics::{DEAD_LETTERS, ERASED_DROPPED};
 use crate::storage::database::{Database, Failure, Rights};
 use crate::storage::erasure::{LOOK_AT_LIST, refreshed, version};
@@ -92,6 +93,9 @@ pub(crate) async fn keep(
             }
         };
         postgres.over();
+        if !copied.is_empty() {
+            failpoint::reach("after_dlq_commit");
+        }
         while let Err(error) = consumer.ack(&copied).await {
             if !redis.wait(&error, &stop).await {
                 return;
