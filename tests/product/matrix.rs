@@ -13,6 +13,7 @@
 #![allow(dead_code, unused_imports, reason = "the other groups of rows use it")]
 
 mod doubts;
+mod erasure;
 mod kills;
 mod pauses;
 mod poison;
