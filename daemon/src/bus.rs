@@ -3,10 +3,11 @@
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
-//! [`replay`](self::replay) (showing stored sessions again), [`member`](self::member) (several that share a stream's
-//! entries), [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams), [`failure`](self::failure) (what an error
-//! means), `link` (the connection), `round_trips` (how long it takes), `safety` (settings of Redis that
-//! lose events).
+//! [`replay`](self::replay) (showing stored sessions again), [`erased`](self::erased) (who is to be
+//! forgotten), [`member`](self::member) (several that share a stream's entries),
+//! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
+//! [`failure`](self::failure) (what an error means), `link` (the connection), `round_trips` (how long it
+//! takes), `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
@@ -33,6 +34,7 @@
 //! | `ttlc:replays` | the replays that have not ended, by when they were asked for | for ever |
 //! | `ttlc:replayed:{replay}` | what was published of a replay, in the slot of its room | 30 days after the last batch |
 //! | `ttlc:replayers` | that an ingest process with a database runs | 10 s after the last one said so |
+//! | `ttlc:erased` | by hash, each tombstone of an erased viewer as JSON; and `version`, the number of the last change | for ever |
 //! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
 //! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot,
@@ -51,6 +53,7 @@
 
 pub mod consumer;
 pub mod control;
+pub mod erased;
 pub mod failure;
 pub mod hop;
 mod link;

@@ -55,6 +55,8 @@ pub enum Command {
         #[command(flatten)]
         retention: storage::RetentionOptions,
     },
+    /// Remove a viewer everywhere, and keep what comes late from bringing them back
+    Erase(Box<storage::erasure::Options>),
     /// Prove that nothing of a room was lost or doubled unnoticed; fails when something was
     Verify(storage::verify::Options),
     /// Look at what could not be processed, and put it back

@@ -9,6 +9,7 @@
 pub mod actions;
 pub mod bus;
 pub mod config;
+pub mod erasure;
 pub mod failpoint;
 pub mod forwarder;
 pub mod http;

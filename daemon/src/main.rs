@@ -90,6 +90,9 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             writeln!(io::stdout(), "{pruned}")?;
             return Ok(());
         }
+        Command::Erase(options) => {
+            return Ok(storage::erasure::execute(&options, &mut io::stdout()).await?);
+        }
         Command::Verify(options) => return verify(&options).await,
         Command::DeadLetters { command } => {
             let mut out = std::io::stdout();

@@ -39,6 +39,18 @@ pub const RECONNECTS: &str = "ttlc_server_reconnects_total";
 /// `partitions`, `prune`).
 pub const POSTGRES_ROUND_TRIP: &str = "ttlc_postgres_round_trip_seconds";
 
+// ---- erasure
+
+/// Counter of messages and events that were dropped because their viewer was erased, by `stage`
+/// (`normalizer`, `storage`, `forwarder`, `dead_letters`); each of them is in `gaps`.
+pub const ERASED_DROPPED: &str = "ttlc_erased_dropped_total";
+/// Counter of events of others out of which an erased viewer was taken, by `stage`.
+pub const ERASED_REWRITTEN: &str = "ttlc_erased_rewritten_total";
+/// Gauge of viewers who are erased.
+pub const ERASED_USERS: &str = "ttlc_erased_users";
+/// Gauge of erasures that are not finished.
+pub const ERASED_OPEN: &str = "ttlc_erasures_open";
+
 // ---- ingest: creators, connections, upstream's limits
 
 /// Gauge of creators by `state`: `waiting`, `connecting`, `standby`, `live`, `error`.
@@ -264,6 +276,17 @@ fn describe() {
     describe_counter!(SERVER_FAILURES, "Attempts that a server failed, by server");
     describe_counter!(RECONNECTS, "Times that a server was back, by server");
     describe_histogram!(POSTGRES_ROUND_TRIP, Unit::Seconds, "Transactions, by work");
+
+    describe_counter!(
+        ERASED_DROPPED,
+        "Messages and events that were dropped because their viewer was erased, by stage"
+    );
+    describe_counter!(
+        ERASED_REWRITTEN,
+        "Events of others out of which an erased viewer was taken, by stage"
+    );
+    describe_gauge!(ERASED_USERS, "Viewers who are erased");
+    describe_gauge!(ERASED_OPEN, "Erasures that are not finished");
     describe_gauge!(CREATORS, "Followed creators, by state");
     describe_gauge!(CONNECTIONS, "Open connections to rooms");
     describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");

@@ -5,6 +5,7 @@ mod storage {
     mod classes;
     mod contract;
     mod dead_letters;
+    mod erasure;
     mod faults;
     mod losses;
     mod migrations;

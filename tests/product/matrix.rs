@@ -15,6 +15,7 @@
 mod destinations;
 mod doubts;
 mod endpoint;
+mod erasure;
 mod kills;
 mod pauses;
 mod poison;

@@ -423,7 +423,7 @@ impl Bus {
 }
 
 /// Reads `[[stream, [[id, [field, value, …] or nil], …]]]`, or nil for nothing.
-fn entries(reply: Value) -> Option<Vec<Entry>> {
+pub(super) fn entries(reply: Value) -> Option<Vec<Entry>> {
     let Value::Array(streams) = reply else {
         return matches!(reply, Value::Nil).then(Vec::new);
     };

@@ -258,6 +258,34 @@ impl Bus {
         })
     }
 
+    /// What every group of a stream has finished; `None` when there is no such stream.
+    pub(super) async fn finished(&self, stream: &str) -> Result<Option<Finished>, Error> {
+        let there: bool = redis::cmd("EXISTS")
+            .arg(stream)
+            .query_async(&mut self.manager.clone())
+            .await?;
+        if !there {
+            return Ok(None);
+        }
+        let mut groups = Vec::new();
+        for group in self.groups(stream).await? {
+            let read = EntryId::parse(&group.last_delivered_id).ok_or(Error::Reply("XINFO"))?;
+            let mut pending = Vec::new();
+            if group.pending > 0 {
+                let reply: Vec<(String, String, u64, u64)> = redis::cmd("XPENDING")
+                    .arg(stream)
+                    .arg(&group.name)
+                    .arg(&["-", "+"])
+                    .arg(PENDING)
+                    .query_async(&mut self.manager.clone())
+                    .await?;
+                pending.extend(reply.iter().filter_map(|(id, ..)| EntryId::parse(id)));
+            }
+            groups.push((read, pending));
+        }
+        Ok(Some(Finished(groups)))
+    }
+
     /// The first entry that a group still needs: its oldest unfinished one, or what it read last.
     async fn position(&self, stream: &str, group: &StreamInfoGroup) -> Result<EntryId, Error> {
         let read = EntryId::parse(&group.last_delivered_id).ok_or(Error::Reply("XINFO"))?;
@@ -277,6 +305,26 @@ impl Bus {
             .as_deref()
             .and_then(EntryId::parse)
             .map_or(read, |oldest| oldest.min(read)))
+    }
+}
+
+/// How many unfinished entries of a group are told apart; what comes after them counts as unfinished.
+const PENDING: usize = 10_000;
+
+/// Of each group, what it was given last, and what of this it has not finished.
+pub(super) struct Finished(Vec<(EntryId, Vec<EntryId>)>);
+
+impl Finished {
+    /// Whether every group is done with an entry. Where there is no group, nobody is.
+    pub(super) fn contains(&self, id: &str) -> bool {
+        let Some(id) = EntryId::parse(id) else {
+            return false;
+        };
+        let done = |(read, pending): &(EntryId, Vec<EntryId>)| {
+            let cut = pending.len() >= PENDING && pending.last().is_none_or(|last| id > *last);
+            id <= *read && !cut && !pending.contains(&id)
+        };
+        !self.0.is_empty() && self.0.iter().all(done)
     }
 }
 
@@ -314,7 +362,7 @@ pub struct Mark(EntryId);
 
 /// A stream entry's id, in the order of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct EntryId(u64, u64);
+pub(super) struct EntryId(u64, u64);
 
 impl EntryId {
     fn parse(text: &str) -> Option<Self> {

@@ -16,6 +16,7 @@ use super::item::Item;
 use super::ledger::{Ledger, Outcome, Settled};
 use super::{Outlet, STAGE};
 use crate::bus::{Bus, Entry, ROLE_LEASE};
+use crate::erasure::Tombstones;
 use crate::metrics::FORWARD_LOST;
 use crate::outage::Outage;
 
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     pub(super) rooms: Mutex<Rooms>,
     pub(super) outcomes: mpsc::Sender<(Vec<Settled>, oneshot::Sender<()>)>,
     pub(super) renewed: Arc<Mutex<Instant>>,
+    /// Viewers who were erased.
+    pub(super) erased: Mutex<Arc<Tombstones>>,
 }
 
 #[derive(Default)]

@@ -17,7 +17,7 @@ use super::queues::{Shared, locked};
 use super::shard::BATCH;
 use crate::bus::{Bus, DeadLetter, Entry};
 use crate::failpoint;
-use crate::metrics::{FORWARD_DEAD, FORWARDED};
+use crate::metrics::{ERASED_DROPPED, FORWARD_DEAD, FORWARDED};
 use crate::outage::Outage;
 
 /// Records what became of events, several at a time.
@@ -138,6 +138,10 @@ impl Recorder {
                         event_id = event_id.map(tracing::field::display),
                         "forwarded"
                     );
+                }
+                Outcome::Erased => {
+                    counter!(ERASED_DROPPED, "stage" => STAGE).increment(1);
+                    tracing::debug!(stage = STAGE, stream_id, reason = "erased", "not forwarded");
                 }
                 Outcome::Dead { reason, error } => {
                     counter!(FORWARD_DEAD, "reason" => *reason).increment(1);

@@ -26,6 +26,7 @@ use super::ledger::Ledger;
 use super::queues::{Shared, Slot, entry_id, locked};
 use super::recorder::Recorder;
 use super::{Outlet, STAGE};
+use crate::bus::erased::Followed;
 use crate::bus::{self, Bus, Consumer, Entry, Owner, ROLE_LEASE, ROLE_RENEW, Role};
 use crate::metrics::{
     FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST, FORWARD_SKIPPED,
@@ -156,6 +157,7 @@ impl Shard {
             rooms: Mutex::default(),
             outcomes,
             renewed: renewed.clone(),
+            erased: Mutex::default(),
         });
         // Longer than the lanes: what these have finished is recorded after the stop.
         let last = CancellationToken::new();
@@ -175,6 +177,7 @@ impl Shard {
             shared,
             lanes: JoinSet::new(),
             round: Instant::now(),
+            erased: Followed::new(self.bus.clone()),
             stop: stop.clone(),
         };
         reader.run().await;
@@ -209,6 +212,7 @@ struct Reader {
     shared: Arc<Shared>,
     lanes: JoinSet<()>,
     round: Instant,
+    erased: Followed,
     stop: CancellationToken,
 }
 
@@ -244,6 +248,12 @@ impl Reader {
         let stop = self.stop.clone();
         if let Err(error) = stop.run_until_cancelled(self.acknowledge()).await? {
             return Some(Err(error));
+        }
+        // Before anything is read: who was erased is not forwarded.
+        match stop.run_until_cancelled(self.erased.refresh()).await? {
+            Ok(true) => *locked(&self.shared.erased) = self.erased.current().clone(),
+            Ok(false) => {}
+            Err(error) => return Some(Err(error)),
         }
         if self.round.elapsed() > ROUND {
             self.look_around(false).await?;

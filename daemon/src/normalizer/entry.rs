@@ -59,7 +59,9 @@ fn event(
         json,
         normalized_at: now(),
         // As it came: the exact text is what a replay normalizes again.
-        raw: entry.get("data").unwrap_or_default().to_owned(),
+        raw: taken
+            .raw
+            .unwrap_or_else(|| entry.get("data").unwrap_or_default().to_owned()),
     })
 }
 

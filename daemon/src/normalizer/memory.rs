@@ -222,6 +222,17 @@ impl Memory {
         concluded
     }
 
+    /// Forgets streaks that a test says so of, by their text as it is written down.
+    pub(super) fn forget_streaks(&mut self, test: impl Fn(&str, &str) -> bool) {
+        for (scope, room) in &mut self.rooms {
+            room.streaks.forget(&test);
+            if room.streaks.is_changed() {
+                self.changed.insert(scope.clone());
+            }
+        }
+        self.open = self.rooms.values().map(|room| room.streaks.open()).sum();
+    }
+
     /// Something was in the way of messages: silence counts from now on.
     pub(super) fn interrupted(&mut self, now: Instant) {
         for room in self.rooms.values_mut() {

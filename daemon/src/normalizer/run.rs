@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::entry::{hop, timeout};
 use super::lease::{Lease, STANDBY};
 use super::{Known, Normalizer, SchemaError};
+use crate::bus::erased::Followed;
 use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
 use crate::failpoint;
 use crate::metrics::{NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS};
@@ -79,6 +80,7 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             batch: options.normalizer_batch.into(),
             counts: Counts::new(),
             lease: Lease::new(bus.clone(), number),
+            erased: Followed::new(bus.clone()),
             bus: bus.clone(),
             done: 0,
             looked: Instant::now(),
@@ -102,6 +104,8 @@ struct Shard {
     counts: Counts,
     lease: Lease,
     bus: Bus,
+    /// Viewers who were erased.
+    erased: Followed,
     /// The number of the last batch.
     done: u64,
     /// When unfinished entries were last looked for.
@@ -153,6 +157,10 @@ impl Shard {
                 if !self.lease.take().await? {
                     return Ok(None);
                 }
+                // Before anything is taken: who was erased stays so.
+                if self.erased.refresh().await? {
+                    self.normalizer.set_erased(self.erased.current().clone());
+                }
                 self.bus.normalizer_state(self.number).await.map(Some)
             };
             match stop.run_until_cancelled(taken).await? {
@@ -196,6 +204,7 @@ impl Shard {
     /// Reads entries, perhaps none, and publishes what becomes of them.
     async fn round(&mut self, stop: &CancellationToken) -> Result<(), Left> {
         self.list_gifts().await;
+        self.list_erased().await;
         let entries = self.read(stop).await?;
         if entries.is_empty() && self.looked.elapsed() > LOOK_AGAIN {
             self.consumer.read_history_again();
@@ -334,6 +343,18 @@ impl Shard {
         let waited = wait(error, outage, stop).await;
         self.normalizer.interrupted(Instant::now());
         waited.ok_or(Left::Stop)
+    }
+
+    /// Looks whether somebody was erased. Without an answer the list stays what it was: the storage
+    /// writer checks again, against the database.
+    async fn list_erased(&mut self) {
+        match self.erased.refresh().await {
+            Ok(true) => self.normalizer.set_erased(self.erased.current().clone()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::debug!(stage = STAGE, %error, "cannot read who was erased");
+            }
+        }
     }
 
     /// Reads the list of gifts when it is time; without it gifts that do not say what they are

@@ -13,6 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
 use super::database::{Failure, Rights, timed};
+use super::erasure::{LOOK_AT_LIST, version};
 use super::gaps::Gaps;
 use super::rooms::Rooms;
 use super::row::Row;
@@ -43,17 +44,23 @@ pub(super) struct Stored {
     pub(super) replayed: usize,
     /// New rows of a day that has no partition.
     pub(super) in_default: usize,
+    /// Rows that stand for a message of a viewer who was erased: gaps, and no events.
+    pub(super) erased: usize,
+    /// Nothing was stored: the list of erased viewers has changed since the rows were held against it.
+    pub(super) stale: bool,
     /// Places in the batch of rows whose id belongs to another message.
     pub(super) collisions: Vec<usize>,
 }
 
-/// Stores `rows` in one transaction.
+/// Stores `rows` in one transaction. They were held against the list of erased viewers up to its
+/// change `erased`.
 pub(super) async fn store(
     client: &mut Client,
     rights: Rights,
     rows: &[Row<'_>],
+    erased: i64,
 ) -> Result<Stored, Failure> {
-    let storing = timed("store", transact(client, rights, rows));
+    let storing = timed("store", transact(client, rights, rows, erased));
     match tokio::time::timeout(TIMEOUT, storing).await {
         Ok(stored) => Ok(stored?),
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
@@ -64,6 +71,7 @@ async fn transact(
     client: &mut Client,
     rights: Rights,
     rows: &[Row<'_>],
+    erased: i64,
 ) -> Result<Stored, tokio_postgres::Error> {
     let mut stored = Stored::default();
 
@@ -76,13 +84,17 @@ async fn transact(
             stored.replayed += 1;
             continue;
         }
+        if row.is_erased() {
+            stored.erased += 1;
+            continue;
+        }
         match fresh.entry((row.event_id, row.part_day)) {
             Entry::Vacant(free) => {
                 free.insert(place);
                 live.push(place);
             }
             Entry::Occupied(first) => {
-                if rows[*first.get()].raw_hash == row.raw_hash {
+                if same(&rows[*first.get()], row) {
                     stored.duplicates += 1;
                 } else {
                     stored.collisions.push(place);
@@ -99,9 +111,17 @@ async fn transact(
     });
 
     let transaction = client.transaction().await?;
-    transaction
-        .batch_execute(&format!("{LIMITS}; {}", rights.begin()))
+    let answer = transaction
+        .simple_query(&format!("{LIMITS}; {}; {LOOK_AT_LIST}", rights.begin()))
         .await?;
+    if version(&answer) != erased {
+        stored = Stored {
+            stale: true,
+            ..Stored::default()
+        };
+        transaction.rollback().await?;
+        return Ok(stored);
+    }
 
     let mut rooms = Rooms::default();
     let mut users = Users::default();
@@ -109,6 +129,10 @@ async fn transact(
     let mut gaps = Gaps::default();
     for row in rows.iter().filter(|row| row.source == Source::Replay) {
         rooms.note_replay(row);
+    }
+    for row in rows.iter().filter(|row| row.is_erased()) {
+        rooms.note_erased(row);
+        gaps.note(row);
     }
     if !live.is_empty() {
         let inserted = insert(&transaction, rows, &live, &mut stored).await?;
@@ -136,6 +160,11 @@ async fn transact(
     failpoint::reach("before_commit");
     transaction.commit().await?;
     Ok(stored)
+}
+
+/// Whether two rows with one id are the same message.
+fn same(one: &Row<'_>, other: &Row<'_>) -> bool {
+    one.raw_hash == other.raw_hash || one.raw.is_none() || other.raw.is_none()
 }
 
 /// Inserts the rows at `live`; returns the ids of those that were not there.
@@ -188,7 +217,7 @@ async fn insert(
         ),
         (&column(rows, live, |row| row.event), Type::TEXT_ARRAY),
         (
-            &column(rows, live, |row| row.raw.as_ref()),
+            &column(rows, live, |row| row.raw.as_deref()),
             Type::BYTEA_ARRAY,
         ),
         (&column(rows, live, |row| row.raw_format), Type::TEXT_ARRAY),
@@ -227,20 +256,23 @@ async fn compare(
         .map(|&place| rows[place].event_id.as_bytes().as_slice())
         .collect();
     let days: Vec<_> = known.iter().map(|&place| rows[place].part_day).collect();
-    let hashes: HashMap<Vec<u8>, Vec<u8>> = transaction
+    let hashes: HashMap<Vec<u8>, (Vec<u8>, bool)> = transaction
         .query_typed(
-            "SELECT event_id, raw_hash FROM events
+            "SELECT event_id, raw_hash, raw IS NULL FROM events
              JOIN unnest($1, $2) AS known (event_id, part_day) USING (event_id, part_day)",
             &[(&ids, Type::BYTEA_ARRAY), (&days, Type::DATE_ARRAY)],
         )
         .await?
         .iter()
-        .map(|row| (row.get(0), row.get(1)))
+        .map(|row| (row.get(0), (row.get(1), row.get(2))))
         .collect();
     for &place in known {
         let row = &rows[place];
         match hashes.get(row.event_id.as_bytes().as_slice()) {
-            Some(hash) if hash != &row.raw_hash => stored.collisions.push(place),
+            // Of what was rewritten for an erasure, one may be as it came and the other not.
+            Some((hash, false)) if row.raw.is_some() && hash != &row.raw_hash => {
+                stored.collisions.push(place);
+            }
             // Gone again means that it is as old as the retention: a repeat as well.
             _ => stored.duplicates += 1,
         }

@@ -1,7 +1,7 @@
 //! Known loss: what was given a sequence number and is not among the events.
 //!
 //! In: `ControlEvent.GAP` events that were really inserted, by which ingest tells what it had to
-//! drop. Out: rows of `gaps`, in the same transaction. A row is named by its room, its range and
+//! drop, and those that stand for a message of an erased viewer, which are no events of their own. Out: rows of `gaps`, in the same transaction. A row is named by its room, its range and
 //! its reason, so what is told again changes nothing.
 
 use std::collections::BTreeMap;
@@ -73,11 +73,13 @@ impl<'a> Gaps<'a> {
     /// Takes note of a new row.
     pub(super) fn note(&mut self, row: &'a Row<'a>) {
         if let Some(gap) = &row.gap {
-            tracing::warn!(
-                stream_id = %row.stream_id, session_id = %row.session_id, reason = %gap.reason,
-                from_seq_no = gap.from, to_seq_no = gap.to, events = gap.lost,
-                "ingest lost events"
-            );
+            if !row.is_erased() {
+                tracing::warn!(
+                    stream_id = %row.stream_id, session_id = %row.session_id, reason = %gap.reason,
+                    from_seq_no = gap.from, to_seq_no = gap.to, events = gap.lost,
+                    "ingest lost events"
+                );
+            }
             self.0.insert(
                 (&row.stream_id, gap.from, gap.to, &gap.reason),
                 (gap.lost, row.session_id),

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use crate::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -55,6 +55,10 @@ const FILES: [(&str, &str); 12] = [
     (
         "0010_prune_without_blocking",
         include_str!("../../../migrations/0010_prune_without_blocking.sql"),
+    ),
+    (
+        "0011_add_erasure",
+        include_str!("../../../migrations/0011_add_erasure.sql"),
     ),
     (
         "0012_describe_replays",

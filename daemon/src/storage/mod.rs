@@ -5,7 +5,7 @@
 //! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
 //! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction,
 //! [`rooms`], [`users`], [`statistics`] and [`gaps`] are what it keeps up to date beside the events.
-//! [`dead_letters`] keeps what no stage could process. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
+//! [`dead_letters`] keeps what no stage could process, [`erasure`] removes viewers. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
 //!   and not acknowledged comes again and changes nothing: rows that exist are skipped, and
@@ -25,6 +25,7 @@ mod batch;
 mod check;
 pub(crate) mod database;
 pub mod dead_letters;
+pub mod erasure;
 mod gaps;
 mod losses;
 mod migrate;
@@ -123,6 +124,9 @@ pub enum Error {
     /// Pruning failed; what it had finished stays done.
     #[error("prune: {0}")]
     Prune(String),
+    /// A viewer could not be erased; what is done stays done.
+    #[error("erase: {0}")]
+    Erase(String),
     /// A room could not be verified.
     #[error("verify: {0}")]
     Verify(String),
@@ -139,6 +143,7 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
     let database = options.database.open()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(partitions::keep(database.clone(), stop.clone()));
+    tasks.spawn(erasure::keep(database.clone(), bus.clone(), stop.clone()));
     tasks.spawn(retention::keep(
         options.database.open_for_migrations()?,
         options.retention.clone(),

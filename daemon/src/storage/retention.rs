@@ -229,6 +229,16 @@ async fn within(
     }
 }
 
+/// What stands for a viewer in the statistics after the retention; `None` without a key, for then
+/// nobody can tell.
+pub(super) fn pseudonym(options: &RetentionOptions, user_id: &str) -> Option<String> {
+    let key = given(options.pseudonym_key.as_ref())?;
+    let (inner, outer) = pads(key.expose_secret().as_bytes());
+    let hash = Sha256::digest([inner.as_slice(), user_id.as_bytes()].concat());
+    let hash = Sha256::digest([outer.as_slice(), hash.as_slice()].concat());
+    Some(format!("hmac:{}", hex::encode(hash)))
+}
+
 /// What HMAC-SHA256 puts before its two hashes (RFC 2104); the database does the rest.
 fn pads(key: &[u8]) -> ([u8; BLOCK], [u8; BLOCK]) {
     let mut padded = [0; BLOCK];

@@ -69,6 +69,18 @@ struct Replay<'a> {
 impl<'a> Rooms<'a> {
     /// Takes note of a new row.
     pub(super) fn note(&mut self, row: &'a Row<'a>) {
+        self.note_place(row, 1);
+        if row.turn.is_some() {
+            self.turns.push(row);
+        }
+    }
+
+    /// Takes note of a number that was given to a message of an erased viewer: the session had it.
+    pub(super) fn note_erased(&mut self, row: &'a Row<'a>) {
+        self.note_place(row, 0);
+    }
+
+    fn note_place(&mut self, row: &'a Row<'a>, events: i64) {
         let at = row.ingested_at;
         self.streams
             .entry(&row.stream_id)
@@ -87,11 +99,7 @@ impl<'a> Rooms<'a> {
         session.span.include(at);
         session.first_seq_no = session.first_seq_no.min(row.seq_no);
         session.last_seq_no = session.last_seq_no.max(row.seq_no);
-        session.events += 1;
-
-        if row.turn.is_some() {
-            self.turns.push(row);
-        }
+        session.events += events;
     }
 
     /// Takes note of a row that a replay shows: only that the replay exists, and how it ends.

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::check::check;
 use super::gaps::Gap;
 use crate::bus::Entry;
+use crate::erasure::{NO_RAW, REASON};
 
 /// Why an entry is no row.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,8 @@ pub(super) struct Row<'a> {
     pub(super) replay_end: Option<&'static str>,
     /// The UnifiedEvent as JSON.
     pub(super) event: &'a str,
-    pub(super) raw: Cow<'a, [u8]>,
+    /// `None` when it held something of a viewer who was erased.
+    pub(super) raw: Option<Cow<'a, [u8]>>,
     pub(super) raw_format: &'static str,
     pub(super) raw_hash: [u8; 32],
 }
@@ -247,14 +249,22 @@ impl<'a> Row<'a> {
             event_type: header.event_type,
             event,
             raw_hash: Sha256::digest(&raw).into(),
-            raw,
+            raw: (raw_text != NO_RAW).then_some(raw),
             raw_format,
         })
     }
 
     /// Roughly how many bytes it takes on the way to Postgres.
     pub(super) fn size(&self) -> usize {
-        self.event.len() + self.raw.len() + 300
+        self.event.len() + self.raw.as_ref().map_or(0, |raw| raw.len()) + 300
+    }
+
+    /// Whether it stands for a message of a viewer who was erased: then it is a gap and no event.
+    pub(super) fn is_erased(&self) -> bool {
+        self.source == Source::Live
+            && self.gap.as_ref().is_some_and(|gap| {
+                gap.reason == REASON && (gap.from, gap.to) == (self.seq_no, self.seq_no)
+            })
     }
 }
 
@@ -409,7 +419,7 @@ mod tests {
         );
         assert_eq!(row.shown_at.to_string(), "2026-11-22T23:59:59.999Z");
         assert_eq!(
-            (row.raw.as_ref(), row.raw_format),
+            (row.raw.as_deref().unwrap(), row.raw_format),
             ([0, 1, 2].as_slice(), "protobuf")
         );
         let user = row.user.unwrap();
@@ -423,7 +433,7 @@ mod tests {
         let entry = entry(&event(), "{\"b\": 1,  \"a\":2}");
         let row = Row::read(&entry, jiff::Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(
-            (row.raw.as_ref(), row.raw_format),
+            (row.raw.as_deref().unwrap(), row.raw_format),
             (b"{\"b\": 1,  \"a\":2}".as_slice(), "json")
         );
     }

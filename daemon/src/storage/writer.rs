@@ -7,9 +7,12 @@
 //! letters, before it is acknowledged. A dead letter may be written twice when a crash comes
 //! between it and the acknowledgement; an event row never.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
+use shared::streams::events;
 use shared::time::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
@@ -18,14 +21,16 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::batch::{Stored, store};
 use super::database::{Database, Failure, Rights};
+use super::erasure::list;
 use super::losses::Seen;
 use super::row::Row;
 use crate::bus::consumer::parts;
 use crate::bus::{Bus, DeadLetter, Entry, Member, POISON, Seats};
+use crate::erasure::{Tombstones, Verdict};
 use crate::failpoint;
 use crate::metrics::{
-    STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
-    STORAGE_REPLAYED, STORAGE_TRIMMED,
+    ERASED_DROPPED, ERASED_REWRITTEN, STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES,
+    STORAGE_EVENTS, STORAGE_REJECTED, STORAGE_REPLAYED, STORAGE_TRIMMED,
 };
 use crate::outage::Outage;
 
@@ -44,6 +49,9 @@ const STAGE: &str = "storage";
 const REJECTED: &str = "STORAGE_REJECTED";
 const POISONED: &str = "POISON";
 const COLLISION: &str = "id_collision";
+
+/// Bad entries: their places, reasons and errors.
+type Letters = Vec<(usize, &'static str, String)>;
 
 /// Told to stop before the work was done; what is unfinished stays pending.
 struct Stopped;
@@ -74,6 +82,7 @@ impl Writer {
             session: Session {
                 database,
                 client: None,
+                erased: Arc::default(),
             },
             batch_size: options.batch_size(),
             batch_age: options.batch_age(),
@@ -190,6 +199,26 @@ impl Writer {
         redis.over();
         failpoint::reach("after_claim");
         let begun = Instant::now();
+        let mut total = Stored::default();
+        let letters = loop {
+            let erased = self.session.erased.clone();
+            let clean = without_erased(entries, &erased);
+            if let Some(letters) = self.store_all(&clean, &mut total, stop).await? {
+                break letters;
+            }
+        };
+        self.finish(entries, &total, letters, begun, stop).await
+    }
+
+    /// Stores what entries hold; returns the letters that the bad ones become, as their places, reasons
+    /// and errors. `None` when viewers were erased meanwhile: then all is to be done again, and what is
+    /// stored already comes as repeats.
+    async fn store_all(
+        &mut self,
+        entries: &[Cow<'_, Entry>],
+        total: &mut Stored,
+        stop: &CancellationToken,
+    ) -> Result<Option<Letters>, Stopped> {
         let now = jiff::Timestamp::now();
         let mut places = Vec::with_capacity(entries.len());
         let mut rows = Vec::with_capacity(entries.len());
@@ -216,21 +245,22 @@ impl Writer {
             }
         }
 
-        let mut total = Stored::default();
+        let ids: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
+        let mut collisions = Vec::new();
         // Parts still to be stored, the next one last. A part that holds a bad row is halved until
         // the row stands alone.
         let mut parts = chunks(&rows);
         parts.reverse();
         while let Some((from, to)) = parts.pop() {
-            match self.store(&rows[from..to], entries, stop).await? {
+            match self.store(&rows[from..to], &ids, stop).await? {
+                Ok(stored) if stored.stale => return Ok(None),
                 Ok(stored) => {
+                    total.erased += stored.erased;
                     total.inserted += stored.inserted;
                     total.duplicates += stored.duplicates;
                     total.replayed += stored.replayed;
                     total.in_default += stored.in_default;
-                    total
-                        .collisions
-                        .extend(stored.collisions.iter().map(|place| from + place));
+                    collisions.extend(stored.collisions.iter().map(|place| from + place));
                 }
                 Err(_) if to - from > 1 => {
                     let middle = from + (to - from) / 2;
@@ -240,7 +270,7 @@ impl Writer {
                 Err(refused) => letters.push((places[from], REJECTED, refused.to_string())),
             }
         }
-        for &place in &total.collisions {
+        for place in collisions {
             let row = &rows[place];
             tracing::error!(
                 event_id = %row.event_id, stream_id = %row.stream_id, session_id = %row.session_id, seq_no = row.seq_no,
@@ -249,6 +279,18 @@ impl Writer {
             let error = format!("event {} is stored with another payload", row.event_id);
             letters.push((places[place], COLLISION, error));
         }
+        Ok(Some(letters))
+    }
+
+    /// Counts, writes the dead letters, and acknowledges.
+    async fn finish(
+        &mut self,
+        entries: &[Entry],
+        total: &Stored,
+        letters: Letters,
+        begun: Instant,
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
         let count = |name: &'static str, number: usize| {
             counter!(name).increment(u64::try_from(number).unwrap_or(u64::MAX));
         };
@@ -305,21 +347,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Stores rows of `entries`, however long Postgres is away. The inner error is a refusal of the
-    /// data.
+    /// Stores rows of the entries `ids`, however long Postgres is away. The inner error is a refusal
+    /// of the data.
     async fn store(
         &mut self,
         rows: &[Row<'_>],
-        entries: &[Entry],
+        ids: &[&str],
         stop: &CancellationToken,
     ) -> Result<Result<Stored, Failure>, Stopped> {
         let mut outage = Outage::new("postgres");
-        let ids: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
         loop {
             let failure = match self.session.attempt(rows, stop).await? {
                 Ok(stored) => {
                     outage.over();
-                    self.seen.note(rows);
+                    if !stored.stale {
+                        self.seen.note(rows);
+                    }
                     return Ok(Ok(stored));
                 }
                 Err(failure) if failure.is_bad_data() => {
@@ -329,14 +372,14 @@ impl Writer {
                 Err(failure) => failure,
             };
             // The entries are not the reason: should the process end now, it is not on their account.
-            if let Err(error) = self.member.survived(&ids).await {
+            if let Err(error) = self.member.survived(ids).await {
                 tracing::debug!(stream = %self.stream, %error, "the attempt stays counted");
             }
             if !outage.wait(&failure, stop).await {
                 return Err(Stopped);
             }
             self.session.open(stop).await?;
-            if let Err(error) = self.member.begin_again(&ids).await {
+            if let Err(error) = self.member.begin_again(ids).await {
                 tracing::debug!(stream = %self.stream, %error, "the attempt is not counted");
             }
         }
@@ -347,6 +390,25 @@ impl Writer {
 async fn grace(stop: &CancellationToken) {
     stop.cancelled().await;
     sleep(STOP_GRACE).await;
+}
+
+/// Entries without viewers who were erased: what was theirs is a gap.
+fn without_erased<'a>(entries: &'a [Entry], erased: &Tombstones) -> Vec<Cow<'a, Entry>> {
+    let clean = |entry: &'a Entry| {
+        let (kind, replaced) = match erased.judge(&entry.fields) {
+            Verdict::Clean => return Cow::Borrowed(entry),
+            Verdict::Own(gap) => (ERASED_DROPPED, gap),
+            Verdict::Named(clean) => (ERASED_REWRITTEN, clean),
+        };
+        counter!(kind, "stage" => STAGE).increment(1);
+        let mut entry = entry.clone();
+        entry
+            .fields
+            .insert(events::EVENT.to_owned(), replaced.event);
+        entry.fields.insert(events::RAW.to_owned(), replaced.raw);
+        Cow::Owned(entry)
+    };
+    entries.iter().map(clean).collect()
 }
 
 /// Cuts rows into parts of about [`BATCH_BYTES`], at least one row each.
@@ -372,6 +434,8 @@ fn chunks(rows: &[Row<'_>]) -> Vec<(usize, usize)> {
 struct Session {
     database: Database,
     client: Option<(Client, Rights)>,
+    /// Viewers who were erased, as far as this writer knows: each transaction asks whether there is more.
+    erased: Arc<Tombstones>,
 }
 
 impl Session {
@@ -417,8 +481,20 @@ impl Session {
         let Some((client, rights)) = &mut self.client else {
             return Err(Stopped);
         };
+        let erased = &mut self.erased;
+        let storing = async {
+            let stored = store(client, *rights, rows, erased.version).await?;
+            if stored.stale {
+                let transaction = client.transaction().await?;
+                transaction.batch_execute(rights.begin()).await?;
+                let (version, list) = list(&transaction).await?;
+                transaction.commit().await?;
+                *erased = Arc::new(Tombstones::new(version, &list));
+            }
+            Ok::<_, Failure>(stored)
+        };
         let outcome = tokio::select! {
-            outcome = store(client, *rights, rows) => outcome,
+            outcome = storing => outcome,
             // A transaction that is cut off is rolled back, or comes again as repeats.
             () = grace(stop) => {
                 self.client = None;
@@ -436,8 +512,6 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use shared::identity::EventId;
     use shared::raw::Source;
     use uuid::Uuid;
@@ -463,7 +537,7 @@ mod tests {
             gap: None,
             replay_end: None,
             event: "{}",
-            raw: Cow::Owned(vec![0; bytes]),
+            raw: Some(Cow::Owned(vec![0; bytes])),
             raw_format: "protobuf",
             raw_hash: [0; 32],
         }

@@ -11,7 +11,13 @@ const SECRET: &str = "kAnArY0123456789";
 
 impl Rig {
     /// Writes an entry of `ttlc:dlq`, as a stage does.
-    async fn fail(&self, stage: &str, reason: &str, error: &str, payload: &str) -> String {
+    pub(crate) async fn fail(
+        &self,
+        stage: &str,
+        reason: &str,
+        error: &str,
+        payload: &str,
+    ) -> String {
         redis::cmd("XADD")
             .arg(&[
                 "ttlc:dlq", "*", "stage", stage, "reason", reason, "error", error,
@@ -44,7 +50,11 @@ impl Rig {
         }
     }
 
-    async fn redrive(&self, ids: &[i64], filter: Option<Filter>) -> Result<String, Error> {
+    pub(crate) async fn redrive(
+        &self,
+        ids: &[i64],
+        filter: Option<Filter>,
+    ) -> Result<String, Error> {
         self.command(Command::Redrive {
             ids: ids.to_vec(),
             all: filter.is_some(),

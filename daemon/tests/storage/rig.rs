@@ -80,6 +80,10 @@ impl Rig {
         }
     }
 
+    pub(crate) fn redis_url(&self) -> &str {
+        &self.redis_url
+    }
+
     pub(crate) fn bus(&self) -> Bus {
         Bus::new(&self.redis_url.clone().into(), StreamNames::new(1)).unwrap()
     }

@@ -159,7 +159,7 @@ impl Rig {
     }
 
     /// I5, I12: everything was read, nothing is pending. The edge is not part of the matrix.
-    async fn is_quiet(&self) -> anyhow::Result<()> {
+    pub(super) async fn is_quiet(&self) -> anyhow::Result<()> {
         let names = self.names();
         let mut redis = self.stores.redis().await?;
         let mut streams = vec!["ttlc:control".to_owned()];

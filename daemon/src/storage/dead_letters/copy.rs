@@ -9,6 +9,7 @@
 //! reason [`PARKED`] says where they are. It is retried by nobody, holds nothing up, and stays as
 //! long as events do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::counter;
@@ -21,10 +22,12 @@ use super::letter::Letter;
 use super::redrive;
 use crate::bus::consumer::parts;
 use crate::bus::{Bus, Entry, Member, POISON, Seats};
+use crate::erasure::{REASON, Tombstones};
 use crate::failpoint;
-use crate::metrics::DEAD_LETTERS;
+use crate::metrics::{DEAD_LETTERS, ERASED_DROPPED};
 use crate::outage::Outage;
 use crate::storage::database::{Database, Failure, Rights, timed};
+use crate::storage::erasure::{LOOK_AT_LIST, refreshed, version};
 
 /// How many entries a transaction copies.
 const BATCH: usize = 64;
@@ -59,6 +62,7 @@ pub(crate) async fn keep(
         shard,
         days,
         client: None,
+        erased: Arc::default(),
         stop,
     };
     while !copier.stop.is_cancelled() {
@@ -80,6 +84,8 @@ struct Copier {
     stream: String,
     member: Member,
     client: Option<(Client, Rights)>,
+    /// Whose letters are not kept, as far as is known; each transaction looks whether that is all.
+    erased: Arc<Tombstones>,
     stop: CancellationToken,
 }
 
@@ -244,7 +250,6 @@ impl Copier {
     /// Copies entries; returns the ids of those that need not be kept in Redis any longer.
     async fn copy(&mut self, entries: &[Entry]) -> Result<Vec<String>, redrive::Trouble> {
         let stream = self.stream.clone();
-        let (client, rights) = self.client().await?;
         // A pending entry that was trimmed away has nothing to copy.
         let letters: Vec<(&Entry, Letter)> = entries
             .iter()
@@ -260,12 +265,11 @@ impl Copier {
             })
             .collect();
         let all: Vec<&Letter> = letters.iter().map(|(_, letter)| letter).collect();
-        match insert(client, rights, &all).await {
+        match self.insert(&all).await {
             Ok(()) => done.extend(letters.iter().map(|(entry, _)| entry.id.clone())),
             Err(failure) if failure.is_bad_data() => {
                 for (entry, letter) in letters {
-                    let (client, rights) = self.client().await?;
-                    match insert(client, rights, &[&letter]).await {
+                    match self.insert(&[&letter]).await {
                         Ok(()) => done.push(entry.id.clone()),
                         Err(failure) if failure.is_bad_data() => {
                             let why = failure.to_string();
@@ -278,6 +282,14 @@ impl Copier {
             Err(failure) => return Err(failure.into()),
         }
         Ok(done)
+    }
+
+    async fn insert(&mut self, letters: &[&Letter]) -> Result<(), Failure> {
+        let mut erased = Arc::clone(&self.erased);
+        let (client, rights) = self.client().await?;
+        let inserted = insert(client, rights, letters, &mut erased).await;
+        self.erased = erased;
+        inserted
     }
 
     /// Keeps an entry in Redis, with a row that says where; returns its id. Twice is like once.
@@ -293,8 +305,7 @@ impl Copier {
         tracing::error!(stream = %self.stream, entry = %entry.id, key, reason = PARKED, error = why,
             "a dead letter cannot be stored: its fields stay in redis");
         let letter = Letter::parked(&self.stream, &entry.id, &key, PARKED, why);
-        let (client, rights) = self.client().await?;
-        match insert(client, rights, &[&letter]).await {
+        match self.insert(&[&letter]).await {
             // Without even that row the entry is in Redis all the same, and the log said where.
             Err(failure) if !failure.is_bad_data() => Err(failure.into()),
             _ => Ok(entry.id.clone()),
@@ -302,16 +313,26 @@ impl Copier {
     }
 }
 
-async fn insert(client: &mut Client, rights: Rights, letters: &[&Letter]) -> Result<(), Failure> {
+async fn insert(
+    client: &mut Client,
+    rights: Rights,
+    letters: &[&Letter],
+    erased: &mut Arc<Tombstones>,
+) -> Result<(), Failure> {
     if letters.is_empty() {
         return Ok(());
     }
     let inserting = async {
         let transaction = client.transaction().await?;
-        transaction
-            .batch_execute(&format!("{LIMITS}; {}", rights.begin()))
+        let answer = transaction
+            .simple_query(&format!("{LIMITS}; {}; {LOOK_AT_LIST}", rights.begin()))
             .await?;
-        let counted = insert_in(&transaction, letters).await?;
+        refreshed(&transaction, erased, version(&answer)).await?;
+        let (gone, letters): (Vec<&Letter>, Vec<&Letter>) = letters
+            .iter()
+            .partition(|letter| letter.names_erased(erased));
+        drop_erased(&transaction, &gone).await?;
+        let counted = insert_in(&transaction, &letters).await?;
         transaction.commit().await?;
         for letter in counted {
             counter!(DEAD_LETTERS, "stage" => stage_label(&letter.stage)).increment(1);
@@ -326,6 +347,36 @@ async fn insert(client: &mut Client, rights: Rights, letters: &[&Letter]) -> Res
         Ok(inserted) => inserted,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
+}
+
+/// What is kept of letters that name a viewer who was erased: that their numbers are accounted for.
+async fn drop_erased(
+    transaction: &Transaction<'_>,
+    letters: &[&Letter],
+) -> Result<(), tokio_postgres::Error> {
+    let (rooms, numbers): (Vec<&str>, Vec<i64>) = letters
+        .iter()
+        .filter_map(|letter| letter.stream_id.as_deref().zip(letter.seq_no))
+        .unzip();
+    if !rooms.is_empty() {
+        transaction
+            .execute_typed(
+                "INSERT INTO gaps (stream_id, from_seq_no, to_seq_no, reason, lost)
+                 SELECT DISTINCT stream_id, seq_no, seq_no, $3, 1 FROM unnest($1, $2) AS letter (stream_id, seq_no)
+                 WHERE NOT EXISTS (SELECT FROM events
+                    WHERE events.stream_id = letter.stream_id AND events.seq_no = letter.seq_no)
+                 ON CONFLICT (stream_id, from_seq_no, to_seq_no, reason) DO NOTHING",
+                &[
+                    (&rooms, Type::TEXT_ARRAY),
+                    (&numbers, Type::INT8_ARRAY),
+                    (&REASON, Type::TEXT),
+                ],
+            )
+            .await?;
+    }
+    counter!(ERASED_DROPPED, "stage" => "dead_letters")
+        .increment(u64::try_from(letters.len()).unwrap_or(u64::MAX));
+    Ok(())
 }
 
 /// Adds letters, or the failure more to those that are known; returns those that were news.

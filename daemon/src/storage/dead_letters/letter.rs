@@ -3,7 +3,7 @@
 //! Bad input: nothing is refused. What a field does not say is left empty, and an entry without a
 //! payload is its own payload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
 use shared::dead_letter::{REDACTED, redact_error, redact_payload};
@@ -14,6 +14,7 @@ use shared::time::Timestamp;
 use uuid::Uuid;
 
 use crate::bus::Entry;
+use crate::erasure::{Tombstones, moment};
 
 /// A stage or a reason is a category; a longer text is cut.
 const CATEGORY_CHARS: usize = 64;
@@ -132,6 +133,20 @@ impl Letter {
             added_ms: added_ms(id),
         }
     }
+}
+
+impl Letter {
+    /// Whether it holds something of a viewer who was erased, from before that.
+    pub(super) fn names_erased(&self, erased: &Tombstones) -> bool {
+        names_erased(&self.payload, self.failed_at.as_millisecond(), erased)
+    }
+}
+
+/// The same of a payload that failed at that time.
+pub(super) fn names_erased(payload: &str, failed_at: i64, erased: &Tombstones) -> bool {
+    let texts: HashMap<String, String> = serde_json::from_str(payload).unwrap_or_default();
+    let at = moment(&texts, failed_at);
+    erased.concern(at) && erased.in_fields([("payload", payload)], at)
 }
 
 /// The fields of an entry, when the payload is one.

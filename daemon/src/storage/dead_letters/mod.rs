@@ -39,6 +39,11 @@ pub enum Error {
     /// There is no such letter.
     #[error("there is no dead letter {0}")]
     Unknown(i64),
+    /// It holds something of a viewer who was erased.
+    #[error(
+        "dead letter {0} is not put back: it holds something of a viewer who was erased, `ttlc erase --all` removes it"
+    )]
+    Erased(i64),
     /// It has no stream to go back to.
     #[error("dead letter {0} cannot be put back: it is no entry of a stream, look at its payload")]
     NoEntry(i64),
