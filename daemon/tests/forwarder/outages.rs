@@ -192,7 +192,7 @@ async fn a_standby_takes_over() {
     first.crash().await;
     rig.settled().await;
     assert!(
-        begun.elapsed() > Duration::from_secs(3),
+        begun.elapsed() > Duration::from_secs(2),
         "not before the lease lapses"
     );
     let mut taken = rig.server.taken(1);
