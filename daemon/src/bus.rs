@@ -3,7 +3,7 @@
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
-//! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
+//! [`control`](self::control) (who is followed), [`incarnation`](self::incarnation) (whether it is the same Redis), [`trim`](self::trim) (what leaves the streams),
 //! `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
@@ -22,6 +22,7 @@
 //! | `ttlc:late:{room}` | the batches of the room that a former owner published late, by their first `seqNo` | 1 hour after the last one |
 //! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
+//! | `ttlc:incarnation` | a random text, by which a Redis that was wiped is known | for ever |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:forwarder`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
 //! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
@@ -34,7 +35,8 @@
 //! that was lost makes the caller repeat: a repeated [`Bus::publish`] finds that the room has those
 //! numbers already, a repeated hop that its batch was done; neither writes anything. A read whose reply was lost leaves entries pending under our own
 //! name: after every (re)connect a [`Consumer`] reads its own history first. A stream that was
-//! wiped loses its groups: they are made again from the start of the stream, never from its end.
+//! wiped loses its groups: they are made again from the start of the stream, never from its end. What
+//! it had accepted and lost, ingest publishes again from its spool, or tells as a gap.
 //!
 //! **Trimming** is [`trim`](self::trim)'s: `MINID` at the smallest position any group still needs. [`FUSE`]
 //! bounds a stream if no reader ever comes.
@@ -42,6 +44,7 @@
 pub mod consumer;
 pub mod control;
 pub mod hop;
+pub mod incarnation;
 pub mod redrive;
 pub mod rooms;
 mod safety;
@@ -62,6 +65,7 @@ use shared::time::Timestamp;
 pub use self::consumer::{Consumer, Entry};
 pub use self::control::Tracked;
 pub use self::hop::{Batch, Hop, Hopped, Outcome, ROLE_LEASE, ROLE_RENEW, Role, State};
+pub use self::incarnation::{Change, Incarnation};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};
 
 /// No command takes longer than this, but for the time a read is told to wait.

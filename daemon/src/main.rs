@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use daemon::bus::{Bus, trim};
+use daemon::bus::{Bus, incarnation, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::supervise::Stages;
@@ -128,6 +128,7 @@ fn normalize_lines() -> anyhow::Result<()> {
 fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
     tokio::spawn(report_unsafe_redis(bus.clone()));
+    tokio::spawn(incarnation::watch(bus.clone()));
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;

@@ -14,6 +14,7 @@
 
 mod kills;
 mod proof;
+mod redis;
 mod services;
 
 use std::{
@@ -124,7 +125,11 @@ impl Rig {
             log,
             spool,
             creators,
-            patience: Duration::from_secs(number("FAULTS_PATIENCE", PATIENCE.as_secs(), PATIENCE.as_secs())),
+            patience: Duration::from_secs(number(
+                "FAULTS_PATIENCE",
+                PATIENCE.as_secs(),
+                PATIENCE.as_secs(),
+            )),
             repeats_allowed: false,
             began: SystemTime::now(),
             stopped_redis: None,
