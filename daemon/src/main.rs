@@ -9,7 +9,7 @@ use daemon::bus::{Bus, incarnation, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::supervise::Stages;
-use daemon::{forwarder, http, ingest, normalizer, storage, telemetry};
+use daemon::{failpoint, forwarder, http, ingest, normalizer, storage, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -32,6 +32,7 @@ async fn main() -> ExitCode {
 }
 
 async fn execute(command: Command) -> anyhow::Result<()> {
+    failpoint::check()?;
     let mut stages = Stages::new();
     match command {
         Command::Run(options) => {

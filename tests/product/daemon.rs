@@ -21,7 +21,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    fn push(&self, line: &str) {
+    pub(crate) fn push(&self, line: &str) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

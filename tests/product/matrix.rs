@@ -12,17 +12,28 @@
 
 #![allow(dead_code, unused_imports, reason = "the other groups of rows use it")]
 
+mod doubts;
 mod kills;
+mod links;
+mod pauses;
+mod poison;
 mod proof;
+mod receiver;
 mod redis;
+mod resends;
+mod rivals;
 mod services;
+mod signals;
+mod spool;
 
 use std::{
     collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, SystemTime},
 };
 
-use anyhow::ensure;
+use ::redis::AsyncCommands as _;
+use anyhow::{Context, ensure};
 use shared::streams::StreamNames;
 use upstream::{Creator, History, Load, Script, Show as Plays, Upstream};
 use url::Url;
@@ -31,7 +42,7 @@ use xtask::{
     servers::{StoppedPostgres, StoppedRedis},
 };
 
-pub(crate) use self::{proof::Proof, services::Services};
+pub(crate) use self::{proof::Proof, receiver::Receiver, services::Services};
 use crate::{
     daemon::{Log, PATIENCE},
     product::own_settings,
@@ -58,12 +69,35 @@ pub(crate) fn number(variable: &str, short: u64, long_form: u64) -> u64 {
     })
 }
 
+/// One line of the table that `cargo xtask test --faults` shows at its end.
+pub(crate) fn report(row: &str, what: &str, repetitions: usize, times: &[(&str, Duration)]) {
+    let mut took: Vec<_> = times.iter().map(|(_, took)| *took).collect();
+    took.sort_unstable();
+    let at = |share: usize| took.get((took.len() * share / 100).min(took.len().saturating_sub(1)));
+    let seconds = |took: Option<&Duration>| {
+        took.map_or_else(
+            || "–".to_owned(),
+            |took| format!("{:.1} s", took.as_secs_f64()),
+        )
+    };
+    for (name, took) in times {
+        eprintln!("{row}: recovered {:.1} s after {name}", took.as_secs_f64());
+    }
+    println!(
+        "ROW | {row} | {what} | {repetitions} | {} | {}",
+        seconds(at(50)),
+        seconds(took.last())
+    );
+}
+
 /// What is played: rooms that talk until the proof ends them.
 #[derive(Clone, Debug)]
 pub(crate) struct Show {
     pub(crate) rooms: usize,
     /// Messages per second and room.
     pub(crate) rate: f64,
+    /// Bytes of a message, on average.
+    pub(crate) size: usize,
     pub(crate) seed: u64,
     /// What a client that connects gets again: by default more than any kill can lose.
     pub(crate) history: History,
@@ -74,6 +108,7 @@ impl Default for Show {
         Self {
             rooms: 3,
             rate: 15.0,
+            size: 600,
             seed: number("FAULTS_SEED", 1, 1),
             history: History::Last(Duration::from_mins(1)),
         }
@@ -94,7 +129,11 @@ pub(crate) struct Rig {
     /// After a loss of Redis' memory, what rooms send again may be stored under a second number.
     pub(crate) repeats_allowed: bool,
     pub(crate) began: SystemTime,
+    /// Where the forwarder sends to, if it does.
+    pub(crate) receiver: Option<Receiver>,
     settings: Vec<(String, String)>,
+    /// How many entries were put in that are no events.
+    strangers: AtomicUsize,
     stopped_redis: Option<StoppedRedis>,
     stopped_postgres: Option<StoppedPostgres>,
 }
@@ -103,7 +142,7 @@ impl Rig {
     /// The show on stage and the stores, and nothing of ours yet.
     pub(crate) async fn prepare(show: Show) -> Self {
         let load = Load {
-            size: 600,
+            size: show.size,
             ..Load::new(show.seed, show.rate)
         };
         let creators: Vec<_> = (0..show.rooms).map(|room| format!("room-{room}")).collect();
@@ -132,6 +171,8 @@ impl Rig {
             )),
             repeats_allowed: false,
             began: SystemTime::now(),
+            receiver: None,
+            strangers: AtomicUsize::new(0),
             stopped_redis: None,
             stopped_postgres: None,
         };
@@ -154,6 +195,12 @@ impl Rig {
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(other, _)| other != name);
         self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Events are forwarded, and the proof covers that.
+    pub(crate) fn forward_to(&mut self, receiver: Receiver) {
+        self.set("FORWARD_URL", &receiver.url());
+        self.receiver = Some(receiver);
     }
 
     /// What every process is told.
@@ -212,6 +259,40 @@ impl Rig {
     /// Kills a process; it is started again by itself.
     pub(crate) fn kill(&self, name: &str) {
         self.services.kill(name);
+    }
+
+    /// What the next start of a process is told besides.
+    pub(crate) fn tell_once(&self, name: &str, settings: &[(&str, &str)]) {
+        let own = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        self.services
+            .tell_once(name, settings.iter().map(own).collect());
+    }
+
+    /// Waits until a start of a process shows: the storage writer has stored something, the forwarder
+    /// has forwarded something, or (of the others) something that was received after it is stored.
+    /// Returns how long that took from the start.
+    pub(crate) async fn recovered(&self, name: &str, began: SystemTime) -> Duration {
+        let at = until(PATIENCE, async || {
+            let database = self.stores.database().await?;
+            let first = match name {
+                "forwarder" => "SELECT min(settled_at) FROM forward_log WHERE settled_at > $1",
+                "storage-writer" => "SELECT min(stored_at) FROM events WHERE stored_at > $1",
+                _ => "SELECT min(stored_at) FROM events WHERE ingested_at > $1",
+            };
+            let at: Option<SystemTime> = database.query_one(first, &[&began]).await?.get(0);
+            at.with_context(|| format!("nothing has come through since {name} was started"))
+        })
+        .await;
+        at.duration_since(began).unwrap_or_default()
+    }
+
+    /// Puts into `ttlc:events` what is none: a dead letter of each group that reads it.
+    pub(crate) async fn not_an_event(&self) {
+        let mut redis = self.stores.redis().await.expect("Redis answers");
+        let number = self.strangers.fetch_add(1, Ordering::Relaxed);
+        let fields = [("event", format!("no event {number}"))];
+        let added: ::redis::RedisResult<String> = redis.xadd("ttlc:events", "*", &fields).await;
+        added.expect("it is added");
     }
 
     // ---- stores

@@ -28,6 +28,7 @@ use super::format::{Head, message};
 use super::item::{Item, Origin, age};
 use super::ledger::{Outcome, UNREACHABLE};
 use super::queues::{Shared, Slot};
+use crate::failpoint;
 use crate::metrics::{FORWARD_REQUEST, FORWARD_RETRIED};
 
 /// The wait before the first repetition, and the longest.
@@ -301,6 +302,7 @@ impl Lane {
         }
         match answer {
             Answer::Taken(_) => {
+                failpoint::reach("after_http_2xx");
                 let sent: Vec<_> = queue
                     .drain(..count)
                     .map(|item| (item, Outcome::Forwarded))

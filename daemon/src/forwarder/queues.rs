@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::item::Item;
 use super::ledger::{Ledger, Outcome, Settled};
 use super::{Outlet, STAGE};
-use crate::bus::{Bus, Entry, LEASE};
+use crate::bus::{Bus, Entry, ROLE_LEASE};
 use crate::metrics::FORWARD_LOST;
 use crate::storage::outage::Outage;
 
@@ -156,7 +156,7 @@ impl Shared {
 
     /// Whether the lease was renewed in time.
     pub(super) fn lease_holds(&self) -> bool {
-        locked(&self.renewed).elapsed() < LEASE
+        locked(&self.renewed).elapsed() < ROLE_LEASE
     }
 }
 

@@ -16,6 +16,7 @@ use super::ledger::{Ledger, Outcome, Settled, as_entry};
 use super::queues::{Shared, locked};
 use super::shard::BATCH;
 use crate::bus::{Bus, DeadLetter, Entry};
+use crate::failpoint;
 use crate::metrics::{FORWARD_DEAD, FORWARDED};
 use crate::storage::outage::Outage;
 
@@ -116,6 +117,10 @@ impl Recorder {
 
     /// Counts, and has the entries acknowledged.
     fn finish(&self, settled: &[Settled]) {
+        let dead = |one: &Settled| matches!(one.outcome, Outcome::Dead { .. });
+        if settled.iter().any(dead) {
+            failpoint::reach("after_dlq_commit");
+        }
         let shared = self.rooms.upgrade();
         for one in settled {
             let item = &one.item;

@@ -26,7 +26,7 @@ use super::ledger::Ledger;
 use super::queues::{Shared, Slot, entry_id, locked};
 use super::recorder::Recorder;
 use super::{Outlet, STAGE};
-use crate::bus::{self, Bus, Consumer, Entry, LEASE, Owner, RENEW, Role};
+use crate::bus::{self, Bus, Consumer, Entry, Owner, ROLE_LEASE, ROLE_RENEW, Role};
 use crate::metrics::{
     FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST, FORWARD_SKIPPED,
     REDIS_ERRORS,
@@ -120,7 +120,7 @@ impl Shard {
         let began = Instant::now();
         let ours = self
             .bus
-            .hold(Role::Forwarder(self.number), self.owner, LEASE)
+            .hold(Role::Forwarder(self.number), self.owner, ROLE_LEASE)
             .await?;
         if ours {
             *locked(renewed) = began;
@@ -130,11 +130,11 @@ impl Shard {
 
     /// Renews the lease in time, until it is lost. While Redis is away nobody else can have it.
     async fn lease_lost(&self, renewed: &Mutex<Instant>) {
-        let mut due = *locked(renewed) + RENEW;
+        let mut due = *locked(renewed) + ROLE_RENEW;
         loop {
             sleep_until(due).await;
             match self.take_lease(renewed).await {
-                Ok(true) => due = *locked(renewed) + RENEW,
+                Ok(true) => due = *locked(renewed) + ROLE_RENEW,
                 Ok(false) => return,
                 Err(error) => {
                     tracing::debug!(stage = STAGE, %error, "cannot renew the lease");

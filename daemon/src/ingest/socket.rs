@@ -30,6 +30,7 @@ use super::outbox::{Outlet, Parcel, Place};
 use super::provider::End;
 use super::session::Session;
 use crate::bus::DeadLetter;
+use crate::failpoint;
 
 /// The largest WebSocket message and frame that is taken, in bytes.
 const MESSAGE_LIMIT: usize = 2 * 1024 * 1024;
@@ -195,6 +196,9 @@ pub(super) struct Held {
 impl Held {
     /// Asks for a place, also for a parcel with nothing in it.
     pub(super) fn new(outlet: &Outlet, parcel: Parcel) -> Self {
+        if !parcel.is_empty() {
+            failpoint::reach("after_ws_read");
+        }
         Self {
             place: Box::pin(outlet.admit(&parcel)),
             parcel,

@@ -26,6 +26,7 @@ use super::entry::{hop, parts, timeout};
 use super::lease::{Lease, STANDBY};
 use super::{Known, Normalizer, SchemaError};
 use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
+use crate::failpoint;
 use crate::metrics::{
     NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS, REDIS_ERRORS,
 };
@@ -210,7 +211,9 @@ impl Shard {
             #[expect(clippy::cast_precision_loss, reason = "at most a thousand")]
             let mean = began.elapsed().as_secs_f64() / hops.len() as f64;
             histogram!(NORMALIZER_MESSAGE).record(mean);
+            failpoint::reach_with("before_hop", |text| holds(&entries, text));
             self.publish(hops, stop).await?;
+            failpoint::reach("after_hop");
         }
         if self.consumer.is_drained() && self.passed.elapsed() > PASS {
             self.passed = Instant::now();
@@ -348,6 +351,12 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether one of the entries has a field that is this text.
+fn holds(entries: &[Entry], text: &str) -> bool {
+    let mut fields = entries.iter().flat_map(|entry| entry.fields.values());
+    fields.any(|value| value == text)
 }
 
 /// Waits after a failure of Redis; `None` to stop.

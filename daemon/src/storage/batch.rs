@@ -18,14 +18,17 @@ use super::rooms::Rooms;
 use super::row::Row;
 use super::statistics::Statistics;
 use super::users::Users;
+use crate::failpoint;
 
 /// After so long without an answer the connection is given up. Longer than what the server
 /// allows each statement, so that normally the server's reason is seen.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// The limits are set inside the transaction: a pooler would lose those of a session. Durability
 /// is asked for by name, since entries are acknowledged after the commit; a server that is set to
-/// more than `on` keeps it.
+/// more than `on` keeps it. A writer that is frozen in the middle of its transaction is cut off
+/// before the others give up on the rows that it holds.
 const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '10s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '5s'; \
     SELECT set_config('synchronous_commit', 'on', true) \
     WHERE current_setting('synchronous_commit') IN ('off', 'local')";
 
@@ -129,6 +132,7 @@ async fn transact(
     users.apply(&transaction).await?;
     statistics.apply(&transaction).await?;
     gaps.apply(&transaction).await?;
+    failpoint::reach("before_commit");
     transaction.commit().await?;
     Ok(stored)
 }

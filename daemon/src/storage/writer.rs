@@ -19,6 +19,7 @@ use super::database::{Database, Failure, Rights};
 use super::outage::Outage;
 use super::row::Row;
 use crate::bus::{Bus, Consumer, DeadLetter, Entry};
+use crate::failpoint;
 use crate::metrics::{
     STORAGE_BATCH, STORAGE_DEFAULT_PARTITION, STORAGE_DUPLICATES, STORAGE_EVENTS, STORAGE_REJECTED,
     STORAGE_REPLAYED, STORAGE_TRIMMED,
@@ -140,6 +141,7 @@ impl Writer {
         if entries.is_empty() {
             return Ok(());
         }
+        failpoint::reach("after_claim");
         let begun = Instant::now();
         let now = jiff::Timestamp::now();
         let mut places = Vec::with_capacity(entries.len());
@@ -228,6 +230,7 @@ impl Writer {
             redis.over();
         }
 
+        failpoint::reach("after_commit_before_ack");
         let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         let mut redis = Outage::new("redis");
         while let Err(error) = self.consumer.ack(&ids).await {

@@ -77,7 +77,7 @@ impl Rig {
             self.upstream.end_broadcast(creator);
         }
         until(PATIENCE, async || {
-            let over = |name: &&String| !self.upstream.finished(name);
+            let over = |name: &&String| self.upstream.room_id(name).is_some();
             let playing: Vec<_> = self.creators.iter().filter(over).collect();
             ensure!(playing.is_empty(), "{playing:?} do not end");
             Ok(())
@@ -110,6 +110,7 @@ impl Rig {
         self.is_whole()?;
         ensure_unique(&database).await?;
         ensure_counted(&database).await?;
+        self.is_forwarded(&database).await?;
         self.keeps_secrets()?;
         proof.recoveries = self.recoveries(&database).await?;
         Ok(proof)
@@ -164,7 +165,7 @@ impl Rig {
     }
 
     /// I1, I4: the stand-in's own record against the rows.
-    async fn ledger(&self, database: &Client) -> anyhow::Result<Proof> {
+    pub(super) async fn ledger(&self, database: &Client) -> anyhow::Result<Proof> {
         let rows = database
             .query(
                 "SELECT stream_id, raw FROM events WHERE raw_format = 'protobuf' ORDER BY stream_id, seq_no",
@@ -253,7 +254,7 @@ impl Rig {
     }
 
     /// I1, I2, I3 as an operator proves them.
-    fn is_whole(&self) -> anyhow::Result<()> {
+    pub(super) fn is_whole(&self) -> anyhow::Result<()> {
         let log = Log::default();
         let mut verify = Daemon::start(self.settings(), &log, "verify")?;
         let status = verify.wait(PATIENCE)?;
@@ -265,8 +266,35 @@ impl Rig {
         Ok(())
     }
 
+    /// I5 of the forwarder: each event reached the destination before it was acknowledged, and has
+    /// its record.
+    async fn is_forwarded(&self, database: &Client) -> anyhow::Result<()> {
+        let Some(receiver) = &self.receiver else {
+            return Ok(());
+        };
+        let rows = database
+            .query(
+                "SELECT encode(event_id, 'hex'), state FROM events LEFT JOIN forward_log USING (event_id)",
+                &[],
+            )
+            .await?;
+        let taken = receiver.times();
+        for row in rows {
+            let (event, state): (String, Option<String>) = (row.get(0), row.get(1));
+            ensure!(
+                state.is_some(),
+                "I5: event {event} has no record in forward_log"
+            );
+            ensure!(
+                state.as_deref() != Some("forwarded") || taken.contains_key(&event),
+                "I5: event {event} is recorded as forwarded, and the destination has never seen it"
+            );
+        }
+        Ok(())
+    }
+
     /// I18.
-    fn keeps_secrets(&self) -> anyhow::Result<()> {
+    pub(super) fn keeps_secrets(&self) -> anyhow::Result<()> {
         let database = url::Url::parse(self.stores.database_url())?;
         let password = database.password().context("a password")?;
         let secrets = [KEY, REDIS_PASSWORD, password];

@@ -135,6 +135,11 @@ impl Services {
         self.all().remove(name);
     }
 
+    /// What its next start is told besides.
+    pub(crate) fn tell_once(&self, name: &str, settings: Vec<(String, String)>) {
+        self.with(name, |service| service.once.push_back(settings));
+    }
+
     /// Sends it a signal. With `for_good` it is not started again when it ends.
     pub(crate) fn signal(&self, name: &str, signal: &str, for_good: bool) {
         self.with(name, |service| {
@@ -159,6 +164,13 @@ impl Services {
     /// Its lives so far, the running one too.
     pub(crate) fn lives(&self, name: &str) -> Vec<Life> {
         self.with(name, |service| service.lives.clone())
+    }
+
+    /// When it was started last.
+    pub(crate) fn began(&self, name: &str) -> SystemTime {
+        self.with(name, |service| {
+            service.lives.last().expect("it was started").began
+        })
     }
 
     /// The names of all.

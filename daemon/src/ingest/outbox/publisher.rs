@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::loss::{Done, Lost};
 use super::Sink;
 use crate::bus::{DeadLetter, Error, Incarnation, Published, RoomBatch};
+use crate::failpoint;
 use crate::ingest::reconnect::jittered;
 use crate::ingest::spool::log::{Item, Log};
 use crate::ingest::spool::orphans::Orphans;
@@ -410,6 +411,7 @@ impl<S: Sink> Publisher<S> {
     async fn insist(&self, batches: &[RoomBatch<'_>]) -> Result<Published, Stopped> {
         let begun = std::time::Instant::now();
         let published = self.try_for_ever(|| self.sink.publish(batches)).await?;
+        failpoint::reach("after_xadd_raw");
         histogram!(names::PUBLISH).record(begun.elapsed());
         Ok(published)
     }

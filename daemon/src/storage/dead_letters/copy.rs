@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::letter::Letter;
 use super::redrive;
 use crate::bus::{Bus, Entry};
+use crate::failpoint;
 use crate::metrics::DEAD_LETTERS;
 use crate::storage::database::{Database, Failure, Rights};
 use crate::storage::outage::Outage;
@@ -88,6 +89,9 @@ pub(crate) async fn keep(
             }
         };
         postgres.over();
+        if !copied.is_empty() {
+            failpoint::reach("after_dlq_commit");
+        }
         while let Err(error) = consumer.ack(&copied).await {
             if !redis.wait(&error, &stop).await {
                 return;
