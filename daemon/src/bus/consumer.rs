@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::streams::StreamInfoGroupsReply;
 use redis::{AsyncConnectionConfig, Script, Value};
 
 use super::{Bus, CONNECT_TIMEOUT, Error, Hop, RESPONSE_TIMEOUT, into_text, text};
@@ -329,8 +330,23 @@ pub(super) async fn create_group(
         .exec_async(connection)
         .await;
     match made {
-        Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+        // At its memory limit Redis refuses this also for a group that is there, and must still be
+        // read and trimmed: or nothing would ever make room.
+        Err(error) if error.code() == Some("OOM") => {
+            let known: StreamInfoGroupsReply = redis::cmd("XINFO")
+                .arg("GROUPS")
+                .arg(stream)
+                .query_async(connection)
+                .await?;
+            if known.groups.iter().any(|known| known.name == group) {
+                Ok(())
+            } else {
+                Err(error.into())
+            }
+        }
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(()),
     }
 }
 
