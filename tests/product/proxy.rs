@@ -38,6 +38,8 @@ const CHUNKS: usize = 64;
 const PIECE: usize = 16 * 1024;
 /// A reply is over when nothing came for so long.
 const QUIET: Duration = Duration::from_millis(30);
+/// On a connection that is never quiet it is over then.
+const REPLY: Duration = Duration::from_millis(500);
 
 /// What the link does to all of its connections, old and new.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -335,7 +337,7 @@ async fn request_way(
         let _ = to.shutdown().await;
         Ok(())
     };
-    tokio::join!(take(from, sender), give).1
+    until_given(take(from, sender), give).await
 }
 
 /// From the server to the client, unless the reply is to be dropped.
@@ -354,7 +356,10 @@ async fn reply_way(
             }
             if dropping.load(Ordering::Acquire) {
                 // To the end of the reply: the server has done all that it was told.
-                while let Ok(Some(_)) = timeout(QUIET, pieces.recv()).await {}
+                let last = Instant::now() + REPLY;
+                while Instant::now() < last
+                    && let Ok(Some(_)) = timeout(QUIET, pieces.recv()).await
+                {}
                 link.dropped.fetch_add(1, Ordering::Relaxed);
                 return Err(Reset);
             }
@@ -363,7 +368,22 @@ async fn reply_way(
         let _ = to.shutdown().await;
         Ok(())
     };
-    tokio::join!(take(from, sender), give).1
+    until_given(take(from, sender), give).await
+}
+
+/// Reads beside giving, and is done when that is: its end does not wait for the other side.
+async fn until_given(
+    take: impl Future<Output = ()>,
+    give: impl Future<Output = Result<(), Reset>>,
+) -> Result<(), Reset> {
+    let take = async {
+        take.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        given = give => given,
+        () = take => Ok(()),
+    }
 }
 
 /// Reads until the end, as far as the other side keeps up.
