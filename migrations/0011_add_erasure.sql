@@ -582,7 +582,7 @@ BEGIN
     END LOOP;
     IF 'ttlc_reader' <> ALL (missing) THEN
         GRANT SELECT ON creators, streams, sessions, users, events, session_stats, stream_minute_stats,
-            session_users, gaps, dead_letters, forward_log, forward_gaps TO ttlc_reader;
+            session_users, gaps, dead_letters, forward_log, forward_gaps, pruned_events TO ttlc_reader;
         GRANT SELECT (user_hash, erased_at, change_no, traces, events, rewritten, session_users, dead_letters,
             requested_at, finished_at) ON erased_users TO ttlc_reader;
     END IF;
@@ -590,7 +590,7 @@ BEGIN
         GRANT SELECT, INSERT ON events, gaps, forward_gaps TO ttlc_writer;
         GRANT SELECT, INSERT, UPDATE ON creators, streams, sessions, users, session_stats, stream_minute_stats,
             session_users, dead_letters, forward_log TO ttlc_writer;
-        GRANT SELECT ON erased_users TO ttlc_writer;
+        GRANT SELECT ON erased_users, pruned_events TO ttlc_writer;
         GRANT EXECUTE ON FUNCTION ensure_event_partitions(integer), erased_hash(text),
             erase_user(text, text[], timestamptz, text, integer), restore_tombstone(bytea, timestamptz, jsonb),
             find_erased(), settle_tombstones(bytea[]), continue_erasure(bytea, integer) TO ttlc_writer;

@@ -6,7 +6,8 @@
 //! [`replay`](self::replay) (showing stored sessions again), [`erased`](self::erased) (who is to be
 //! forgotten), [`member`](self::member) (several that share a stream's entries),
 //! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
-//! [`failure`](self::failure) (what an error means), `link` (the connection), `round_trips` (how long it
+//! [`incarnation`](self::incarnation) (whether it is the same Redis), [`failure`](self::failure) (what an
+//! error means), `link` (the connection), `round_trips` (how long it
 //! takes), `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
@@ -25,6 +26,7 @@
 //! | `ttlc:late:{room}` | the batches of the room that a former owner published late, by their first `seqNo` | 1 hour after the last one |
 //! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
+//! | `ttlc:incarnation` | a random text, by which a Redis that was wiped is known | for ever |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:forwarder`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
 //! | `ttlc:lease:storage:{slot}`, `ttlc:lease:ops:{slot}` | the [`Owner`] that reads as consumer `storage-{slot}` or `ops-{slot}` ([`Member`]) | 4 s after the last renewal |
@@ -46,7 +48,8 @@
 //! that was lost makes the caller repeat: a repeated [`Bus::publish`] finds that the room has those
 //! numbers already, a repeated hop that its batch was done; neither writes anything. A read whose reply was lost leaves entries pending under our own
 //! name: after every (re)connect a [`Consumer`] reads its own history first. A stream that was
-//! wiped loses its groups: they are made again from the start of the stream, never from its end.
+//! wiped loses its groups: they are made again from the start of the stream, never from its end. What
+//! it had accepted and lost, ingest publishes again from its spool, or tells as a gap.
 //!
 //! **Trimming** is [`trim`](self::trim)'s: `MINID` at the smallest position any group still needs. [`FUSE`]
 //! bounds a stream if no reader ever comes.
@@ -56,6 +59,7 @@ pub mod control;
 pub mod erased;
 pub mod failure;
 pub mod hop;
+pub mod incarnation;
 mod link;
 pub mod member;
 pub mod redrive;
@@ -84,6 +88,7 @@ pub use self::consumer::{Consumer, Entry, POISON};
 pub use self::control::Tracked;
 pub use self::failure::{Class, note};
 pub use self::hop::{Batch, Hop, Hopped, Outcome, ROLE_LEASE, ROLE_RENEW, Role, State};
+pub use self::incarnation::{Change, Incarnation};
 pub use self::member::{Member, Seats};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use daemon::bus::{Bus, trim};
+use daemon::bus::{Bus, incarnation, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
 use daemon::storage::safety::Watched;
@@ -154,6 +154,7 @@ fn begin(stages: &mut Stages, common: &Common, database: Option<Watched>) -> any
     if let Some(database) = database.clone() {
         tokio::spawn(report_unsafe_postgres(database));
     }
+    tokio::spawn(incarnation::watch(bus.clone()));
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;

@@ -24,6 +24,9 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 /// Counter of commands that failed; labels `stage` and `class` (`unreachable`, `timeout`, `loading`, `memory`,
 /// `disk`, `read_only`, `failover`, `no_group`, `refused`, `busy`, `defect`).
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
+/// Counter of times that Redis has lost its memory, or may have; label `kind` (`wiped`,
+/// `restarted`).
+pub const REDIS_LOST_MEMORY: &str = "ttlc_redis_incarnations_total";
 
 /// Histogram in seconds of commands and scripts, without waiting reads; label `command` (`ping`, `script`, `add`,
 /// `acknowledge`, `look`, `trim`, `several`, `other`).
@@ -204,6 +207,8 @@ pub const SPOOL_SYNC: &str = "ttlc_spool_sync_seconds";
 pub const PUBLISHED: &str = "ttlc_ingest_published_total";
 /// Counter of messages published again because Redis had lost them.
 pub const REFILLED: &str = "ttlc_ingest_refilled_total";
+/// Counter of rooms of which Redis has lost messages that nothing can publish again.
+pub const REDIS_LOST: &str = "ttlc_ingest_redis_lost_total";
 /// Histogram of publishing one batch, in seconds.
 pub const PUBLISH: &str = "ttlc_ingest_publish_seconds";
 
@@ -287,6 +292,10 @@ fn describe() {
     );
     describe_gauge!(ERASED_USERS, "Viewers who are erased");
     describe_gauge!(ERASED_OPEN, "Erasures that are not finished");
+    describe_counter!(
+        REDIS_LOST_MEMORY,
+        "Times that Redis was wiped or started again, by kind"
+    );
     describe_gauge!(CREATORS, "Followed creators, by state");
     describe_gauge!(CONNECTIONS, "Open connections to rooms");
     describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");
@@ -415,6 +424,10 @@ fn describe_spool() {
     describe_histogram!(SPOOL_SYNC, Unit::Seconds, "Writing and syncing the spool");
     describe_counter!(PUBLISHED, "Messages published by ingest");
     describe_counter!(REFILLED, "Messages published again that Redis had lost");
+    describe_counter!(
+        REDIS_LOST,
+        "Times that Redis had lost messages of a room for good"
+    );
     describe_histogram!(PUBLISH, Unit::Seconds, "Publishing one batch");
 }
 

@@ -32,6 +32,10 @@ pub mod control {
     pub const REPLAY_END: &str = "ControlEvent.REPLAY_END";
 }
 
+/// `reason` of a [`control::GAP`] whose range Redis has lost after it was published: of it, what is
+/// not stored is lost.
+pub const REDIS_LOST: &str = "redis_lost";
+
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

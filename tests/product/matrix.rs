@@ -17,14 +17,18 @@ mod doubts;
 mod endpoint;
 mod erasure;
 mod kills;
+mod links;
 mod pauses;
 mod poison;
 mod postgres;
 mod proof;
 mod receiver;
+mod redis;
 mod resends;
+mod rivals;
 mod services;
 mod signals;
+mod spool;
 
 use std::{
     collections::VecDeque,
@@ -32,8 +36,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ::redis::AsyncCommands as _;
 use anyhow::{Context, ensure};
-use redis::AsyncCommands as _;
 use shared::streams::StreamNames;
 use upstream::{Creator, History, Load, Script, Show as Plays, Upstream};
 use url::Url;
@@ -96,6 +100,8 @@ pub(crate) struct Show {
     pub(crate) rooms: usize,
     /// Messages per second and room.
     pub(crate) rate: f64,
+    /// Bytes of a message, on average.
+    pub(crate) size: usize,
     pub(crate) seed: u64,
     /// What a client that connects gets again: by default more than any kill can lose.
     pub(crate) history: History,
@@ -106,6 +112,7 @@ impl Default for Show {
         Self {
             rooms: 3,
             rate: 15.0,
+            size: 600,
             seed: number("FAULTS_SEED", 1, 1),
             history: History::Last(Duration::from_mins(1)),
         }
@@ -139,7 +146,7 @@ impl Rig {
     /// The show on stage and the stores, and nothing of ours yet.
     pub(crate) async fn prepare(show: Show) -> Self {
         let load = Load {
-            size: 600,
+            size: show.size,
             ..Load::new(show.seed, show.rate)
         };
         let creators: Vec<_> = (0..show.rooms).map(|room| format!("room-{room}")).collect();
@@ -288,7 +295,7 @@ impl Rig {
         let mut redis = self.stores.redis().await.expect("Redis answers");
         let number = self.strangers.fetch_add(1, Ordering::Relaxed);
         let fields = [("event", format!("no event {number}"))];
-        let added: redis::RedisResult<String> = redis.xadd("ttlc:events", "*", &fields).await;
+        let added: ::redis::RedisResult<String> = redis.xadd("ttlc:events", "*", &fields).await;
         added.expect("it is added");
     }
 

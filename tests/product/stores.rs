@@ -141,6 +141,12 @@ impl Stores {
         self.redis_url = url.into();
     }
 
+    /// Another Redis in place of the one there is.
+    pub(crate) fn use_redis(&mut self, redis: PrivateRedis) {
+        self.redis_url = redis.url();
+        self.redis = Some(redis);
+    }
+
     pub(crate) fn redis_url(&self) -> &str {
         &self.redis_url
     }

@@ -219,7 +219,7 @@ async fn f24_a_viewer_is_erased_during_a_replay_a_redrive_and_a_backlog() {
     for entry in &raw {
         let mut add = redis::cmd("XADD");
         add.arg("ttlc:raw").arg("*");
-        for (name, value) in &entry.fields {
+        for (name, value) in entry {
             match name.as_str() {
                 "source" => add.arg(name).arg("replay"),
                 "sessionId" => add.arg(name).arg(&showing),
@@ -232,7 +232,7 @@ async fn f24_a_viewer_is_erased_during_a_replay_a_redrive_and_a_backlog() {
     assert!(replayed > 100, "{replayed}");
     // Letters with all that was received, half of them about to be put back.
     for entry in raw.iter().take(60) {
-        let payload = serde_json::to_string(&entry.fields).expect("texts");
+        let payload = serde_json::to_string(entry).expect("texts");
         redis::cmd("XADD")
             .arg(&[
                 "ttlc:dlq",
