@@ -3,8 +3,12 @@
 //! Here: the connection, statuses, dead letters. In `bus/`: [`rooms`](self::rooms) (who
 //! may publish a room, and publishing), [`consumer`](self::consumer) (reading a stream),
 //! [`hop`](self::hop) (from raw entries to events), [`redrive`](self::redrive) (dead letters back),
+//! [`replay`](self::replay) (showing stored sessions again), [`erased`](self::erased) (who is to be
+//! forgotten), [`member`](self::member) (several that share a stream's entries),
 //! [`control`](self::control) (who is followed), [`trim`](self::trim) (what leaves the streams),
-//! `safety` (settings of Redis that lose events).
+//! [`incarnation`](self::incarnation) (whether it is the same Redis), [`failure`](self::failure) (what an
+//! error means), `link` (the connection), `round_trips` (how long it
+//! takes), `safety` (settings of Redis that lose events).
 //!
 //! **Streams** (names and fields: [`shared::streams`]): `ttlc:raw` is written by ingest and read
 //! by group `normalizer`; `ttlc:events` is written by the normalizer's hop and read by groups
@@ -22,28 +26,46 @@
 //! | `ttlc:late:{room}` | the batches of the room that a former owner published late, by their first `seqNo` | 1 hour after the last one |
 //! | `ttlc:redrive:{mark}` | the entry that a dead letter became when it was put back | 30 days |
 //! | `ttlc:status:{creator}` | [`CreatorStatus`] as JSON, with the [`Owner`] that wrote it as `daemon` | 35 s after the last refresh |
+//! | `ttlc:incarnation` | a random text, by which a Redis that was wiped is known | for ever |
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:forwarder`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
+//! | `ttlc:lease:storage:{slot}`, `ttlc:lease:ops:{slot}` | the [`Owner`] that reads as consumer `storage-{slot}` or `ops-{slot}` ([`Member`]) | 4 s after the last renewal |
+//! | `ttlc:parked:{entry}` | the fields, as JSON, of an entry of `ttlc:dlq` that Postgres cannot take | as long as events are kept |
 //! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
+//! | `ttlc:replay:{replay}` | how far a replay is ([`shared::replay::Progress`]), who shows it (`owner`, `until`) and whether it shall end (`cancel`) | 7 days after its end |
+//! | `ttlc:replays` | the replays that have not ended, by when they were asked for | for ever |
+//! | `ttlc:replayed:{replay}` | what was published of a replay, in the slot of its room | 30 days after the last batch |
+//! | `ttlc:replayers` | that an ingest process with a database runs | 10 s after the last one said so |
+//! | `ttlc:erased` | by hash, each tombstone of an erased viewer as JSON; and `version`, the number of the last change | for ever |
 //! | `ttlc:gifts` | by gift id, its name and price as JSON, from the provider's list | a week after it was last fetched |
 //!
-//! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot.
+//! With more than one shard a room's keys are `ttlc:seq:{k}:{room}` and so on, in its stream's slot,
+//! and so are those of roles and slots: `ttlc:lease:storage:{k}:{slot}`.
 //!
-//! **What can happen.** Every [`Error`] here is *infrastructure*: Redis is away, loading, full or
-//! read-only. Callers wait and retry for ever; nothing reaches the dead letters for it. A reply
+//! **What can happen.** Every [`Error`] here is *infrastructure*: Redis is away, loading, full,
+//! read-only, being replaced; which of these, says its [`Class`]. Callers wait and retry for ever;
+//! nothing reaches the dead letters for it. Every command has a time-out. A reply
 //! that was lost makes the caller repeat: a repeated [`Bus::publish`] finds that the room has those
 //! numbers already, a repeated hop that its batch was done; neither writes anything. A read whose reply was lost leaves entries pending under our own
 //! name: after every (re)connect a [`Consumer`] reads its own history first. A stream that was
-//! wiped loses its groups: they are made again from the start of the stream, never from its end.
+//! wiped loses its groups: they are made again from the start of the stream, never from its end. What
+//! it had accepted and lost, ingest publishes again from its spool, or tells as a gap.
 //!
 //! **Trimming** is [`trim`](self::trim)'s: `MINID` at the smallest position any group still needs. [`FUSE`]
 //! bounds a stream if no reader ever comes.
 
 pub mod consumer;
 pub mod control;
+pub mod erased;
+pub mod failure;
 pub mod hop;
+pub mod incarnation;
+mod link;
+pub mod member;
 pub mod redrive;
+pub mod replay;
 pub mod rooms;
+mod round_trips;
 mod safety;
 pub mod trim;
 
@@ -52,16 +74,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Script, Value};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use shared::dead_letter::{redact_error, redact_payload};
 use shared::streams::{StreamNames, dlq};
 use shared::time::Timestamp;
 
-pub use self::consumer::{Consumer, Entry};
+use self::link::Link;
+use self::round_trips::Timed;
+
+pub use self::consumer::{Consumer, Entry, POISON};
 pub use self::control::Tracked;
+pub use self::failure::{Class, note};
 pub use self::hop::{Batch, Hop, Hopped, Outcome, ROLE_LEASE, ROLE_RENEW, Role, State};
+pub use self::incarnation::{Change, Incarnation};
+pub use self::member::{Member, Seats};
 pub use self::rooms::{Claim, LEASE, Memory, Owner, Published, RENEW, RoomBatch};
 
 /// No command takes longer than this, but for the time a read is told to wait.
@@ -142,7 +170,7 @@ pub struct DeadLetter {
     pub stage: &'static str,
     /// The category, such as `PARSE_ERROR`.
     pub reason: &'static str,
-    /// What is wrong, free of secrets.
+    /// What is wrong.
     pub error: String,
     /// The original entry: all its fields as a JSON object.
     pub payload: String,
@@ -151,7 +179,8 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// What `XADD` takes after the stream.
+    /// What `XADD` takes after the stream: free of secrets, whoever made the letter and whatever
+    /// its entry held.
     fn words(&self) -> Vec<Cow<'_, str>> {
         vec![
             "*".into(),
@@ -160,9 +189,9 @@ impl DeadLetter {
             dlq::REASON.into(),
             self.reason.into(),
             dlq::ERROR.into(),
-            self.error.as_str().into(),
+            redact_error(&self.error),
             dlq::PAYLOAD.into(),
-            self.payload.as_str().into(),
+            redact_payload(&self.payload),
             dlq::FAILED_AT.into(),
             self.failed_at.to_string().into(),
         ]
@@ -173,7 +202,7 @@ impl DeadLetter {
 #[derive(Clone)]
 pub struct Bus {
     client: Client,
-    manager: ConnectionManager,
+    manager: Timed<Link>,
     names: StreamNames,
     /// Shared: their texts are many times the rest, and every creator has a clone.
     scripts: Arc<Scripts>,
@@ -183,6 +212,7 @@ pub struct Bus {
 struct Scripts {
     rooms: rooms::Scripts,
     hop: hop::Scripts,
+    replays: replay::Scripts,
     status: Script,
 }
 
@@ -190,18 +220,15 @@ impl Bus {
     /// Prepares a connection; the first command makes it. Fails only for an unreadable address.
     pub fn new(url: &SecretString, names: StreamNames) -> Result<Self, Error> {
         let client = Client::open(url.expose_secret()).map_err(|_| Error::Address)?;
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0) // the callers retry, and can be cancelled meanwhile
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        let manager = Link::new(client.clone())?;
         Ok(Self {
             client,
-            manager,
+            manager: Timed(manager),
             names,
             scripts: Arc::new(Scripts {
                 rooms: rooms::Scripts::new(),
                 hop: hop::Scripts::new(),
+                replays: replay::Scripts::new(),
                 status: Script::new(SET_STATUS),
             }),
         })
@@ -296,6 +323,24 @@ impl Bus {
             command.arg(word.as_ref());
         }
         Ok(command.query_async(&mut self.manager.clone()).await?)
+    }
+
+    /// Keeps what no table can take, under a key of its own, for `life` or for ever; returns the key.
+    pub async fn park(
+        &self,
+        shard: u32,
+        entry: &str,
+        json: &str,
+        life: Option<Duration>,
+    ) -> Result<String, Error> {
+        let key = format!("{}:{entry}", self.shard_key("ttlc:parked", shard));
+        let mut command = redis::cmd("SET");
+        command.arg(&key).arg(json);
+        if let Some(life) = life {
+            command.arg("EX").arg(life.as_secs());
+        }
+        command.exec_async(&mut self.manager.clone()).await?;
+        Ok(key)
     }
 
     /// A reader of `stream` for `group` under a fixed `name`: the same name finds its own

@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
+use shared::replay::Speed;
 use shared::streams::StreamNames;
+use uuid::Uuid;
 
 use crate::bus::trim;
-use crate::{forwarder, ingest, normalizer, storage, telemetry};
+use crate::{actions, forwarder, ingest, normalizer, replay, storage, telemetry};
 
 /// Connects to TikTok LIVE rooms, turns every message into one stable event and stores it.
 ///
@@ -53,6 +55,8 @@ pub enum Command {
         #[command(flatten)]
         retention: storage::RetentionOptions,
     },
+    /// Remove a viewer everywhere, and keep what comes late from bringing them back
+    Erase(Box<storage::erasure::Options>),
     /// Prove that nothing of a room was lost or doubled unnoticed; fails when something was
     Verify(storage::verify::Options),
     /// Look at what could not be processed, and put it back
@@ -61,6 +65,9 @@ pub enum Command {
         #[command(subcommand)]
         command: storage::dead_letters::Command,
     },
+    /// Say whether a webhook may go to an address, and which IP addresses it would connect to; fails
+    /// when it may not. Nothing is sent
+    CheckWebhook(actions::CheckOptions),
     /// Ask a running process whether it is ready, for container health checks
     Healthcheck {
         /// Where it answers
@@ -81,7 +88,7 @@ pub enum Switch {
 /// What every stage needs.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Redis, redis://[user:password@]host:port[/db] or rediss://… for TLS
+    /// Redis, `redis://[user:password@]host:port[/db]`, or `rediss://…` for TLS
     #[arg(
         long,
         env = "REDIS_URL",
@@ -114,6 +121,9 @@ pub struct RunOptions {
     /// Rooms and providers.
     #[command(flatten)]
     pub ingest: ingest::Options,
+    /// Showing sessions again.
+    #[command(flatten)]
+    pub replay: replay::Options,
     /// Normalizing.
     #[command(flatten)]
     pub normalizer: normalizer::Options,
@@ -137,6 +147,18 @@ pub struct IngestOptions {
     /// Rooms and providers.
     #[command(flatten)]
     pub ingest: ingest::Options,
+    /// Where sessions that are shown again are stored; without it there are no replays.
+    #[command(flatten)]
+    pub database: storage::DatabaseOptions,
+    /// Showing sessions again.
+    #[command(flatten)]
+    pub replay: replay::Options,
+    /// Show this stored session again and end, without following anybody
+    #[arg(long, value_name = "SESSION ID")]
+    pub replay_session: Option<Uuid>,
+    /// How fast: 0.1 to 100 times as fast as it was, or `max`
+    #[arg(long, default_value = "1", requires = "replay_session")]
+    pub speed: Speed,
 }
 
 /// Options of `normalizer`.

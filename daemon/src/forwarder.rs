@@ -39,6 +39,7 @@ use self::options::Settings;
 use crate::bus::{Bus, Owner};
 use crate::storage::{self, DatabaseOptions};
 
+pub(crate) use self::destination::retry_after;
 pub use self::options::{Format, Options, Refused};
 
 /// Name of this stage in logs and dead letters.

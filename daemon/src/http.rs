@@ -1,10 +1,13 @@
 //! Signs of life for whoever supervises the process: `/livez`, `/readyz` and `/metrics`.
 //!
-//! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and says
-//! 503 with the reason while it is away (the stages then wait, they do not fail), and warns of
-//! settings of Redis that can lose events; `/metrics` is for Prometheus.
+//! `/livez` answers as long as the process runs its tasks; `/readyz` also asks Redis, and Postgres
+//! where a stage of this process needs it, and says 503 with the reason while one is away (the
+//! stages then wait, they do not fail), and warns of settings of both that can lose events, asked
+//! for once a minute; `/metrics` is for Prometheus.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -14,15 +17,35 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::metrics::Metrics;
+use crate::storage::safety::Watched;
+
+/// How long an answer about settings is good for: probes come every few seconds.
+const SETTINGS: Duration = Duration::from_mins(1);
+
+/// What the stages of this process cannot work without.
+#[derive(Clone)]
+pub struct Servers {
+    redis: Bus,
+    postgres: Option<Watched>,
+    warnings: Arc<Mutex<Option<Warnings>>>,
+}
+
+/// What was unsafe about them.
+struct Warnings {
+    asked: Instant,
+    found: Vec<String>,
+}
 
 /// Serves until stopped.
 pub async fn run(
     address: SocketAddr,
-    bus: Bus,
+    servers: Servers,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -32,7 +55,7 @@ pub async fn run(
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(bus)
+        .with_state(servers)
         .route("/metrics", get(move || std::future::ready(show(&metrics))));
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -45,20 +68,70 @@ fn show(metrics: &Metrics) -> impl IntoResponse + use<> {
     (format, metrics.render())
 }
 
-async fn ready(State(bus): State<Bus>) -> (StatusCode, String) {
-    match bus.ping().await {
-        Ok(()) => {
-            let mut text = "ready\n".to_owned();
-            for sentence in bus.unsafe_settings().await.unwrap_or_default() {
-                text.extend(["warning: ", &sentence, "\n"]);
-            }
-            if let Some(sentence) = crate::ingest::warning() {
-                text.extend(["warning: ", sentence, "\n"]);
-            }
-            (StatusCode::OK, text)
+impl Servers {
+    /// Postgres, when a stage needs it.
+    pub fn new(redis: Bus, postgres: Option<Watched>) -> Self {
+        Self {
+            redis,
+            postgres,
+            warnings: Arc::default(),
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }
+
+    /// Unsafe settings; asked for again after a minute, or when the last answer was none.
+    async fn warnings(&self) -> Vec<String> {
+        let mut known = self.warnings.lock().await;
+        if let Some(known) = &*known
+            && known.asked.elapsed() < SETTINGS
+        {
+            return known.found.clone();
+        }
+        let redis = self.redis.unsafe_settings().await;
+        let postgres = match &self.postgres {
+            Some(postgres) => postgres.unsafe_settings().await.ok(),
+            None => Some(Vec::new()),
+        };
+        let whole = redis.is_ok() && postgres.is_some();
+        let mut found = redis.unwrap_or_default();
+        found.extend(postgres.unwrap_or_default());
+        *known = whole.then(|| Warnings {
+            asked: Instant::now(),
+            found: found.clone(),
+        });
+        found
+    }
+}
+
+async fn ready(State(servers): State<Servers>) -> (StatusCode, String) {
+    let redis = async {
+        let answer = servers.redis.ping().await;
+        answer.map_err(|error| error.to_string())
+    };
+    let postgres = async {
+        match &servers.postgres {
+            Some(postgres) => postgres
+                .answers()
+                .await
+                .map_err(|error| format!("postgres: {error}")),
+            None => Ok(()),
+        }
+    };
+    let (redis, postgres) = tokio::join!(redis, postgres);
+    let away: Vec<String> = [redis, postgres]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    if !away.is_empty() {
+        return (StatusCode::SERVICE_UNAVAILABLE, away.join("\n") + "\n");
+    }
+    let mut text = "ready\n".to_owned();
+    for sentence in servers.warnings().await {
+        text.extend(["warning: ", &sentence, "\n"]);
+    }
+    if let Some(sentence) = crate::ingest::warning() {
+        text.extend(["warning: ", sentence, "\n"]);
+    }
+    (StatusCode::OK, text)
 }
 
 /// Asks a running process for `/readyz`.

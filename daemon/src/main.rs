@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use daemon::bus::{Bus, trim};
+use daemon::bus::{Bus, incarnation, trim};
 use daemon::config::{Cli, Command, Common};
 use daemon::metrics::Metrics;
+use daemon::storage::safety::Watched;
 use daemon::supervise::Stages;
-use daemon::{forwarder, http, ingest, normalizer, storage, telemetry};
+use daemon::{actions, failpoint, forwarder, http, ingest, normalizer, replay, storage, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -32,14 +33,17 @@ async fn main() -> ExitCode {
 }
 
 async fn execute(command: Command) -> anyhow::Result<()> {
+    failpoint::check()?;
     let mut stages = Stages::new();
     match command {
         Command::Run(options) => {
             options.forwarder.check()?;
             storage::migrate(&options.storage.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let watched = Watched::new(&options.storage.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             let database = options.storage.database.clone();
             spawn_ingest(&mut stages, &bus, options.ingest);
+            spawn_replays(&mut stages, &bus, options.replay, database.clone());
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
             spawn_storage(&mut stages, &bus, options.storage);
             if options.forwarder.enabled() {
@@ -53,20 +57,27 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             }
             options.forwarder.check()?;
             storage::migrate(&options.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let watched = Watched::new(&options.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             spawn_forwarder(&mut stages, &bus, options.forwarder, options.database);
         }
         Command::Ingest(options) => {
-            let bus = begin(&mut stages, &options.common)?;
+            if let Some(session) = options.replay_session {
+                let bus = Bus::new(&options.common.redis_url, options.common.names())?;
+                return Ok(replay::show(session, options.speed, &options.database, bus).await?);
+            }
+            let bus = begin(&mut stages, &options.common, None)?;
             spawn_ingest(&mut stages, &bus, options.ingest);
+            spawn_replays(&mut stages, &bus, options.replay, options.database);
         }
         Command::Normalizer(options) => {
-            let bus = begin(&mut stages, &options.common)?;
+            let bus = begin(&mut stages, &options.common, None)?;
             spawn_normalizer(&mut stages, &bus, options.normalizer, options.trim);
         }
         Command::StorageWriter(options) => {
             storage::migrate(&options.storage.database).await?;
-            let bus = begin(&mut stages, &options.common)?;
+            let watched = Watched::new(&options.storage.database)?;
+            let bus = begin(&mut stages, &options.common, Some(watched))?;
             spawn_storage(&mut stages, &bus, options.storage);
         }
         Command::Normalize => return tokio::task::block_in_place(normalize_lines),
@@ -76,13 +87,24 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             retention,
         } => {
             let pruned = storage::prune(&database, &retention).await?;
-            tracing::info!(?pruned, "pruned");
+            writeln!(io::stdout(), "{pruned}")?;
             return Ok(());
+        }
+        Command::Erase(options) => {
+            return Ok(storage::erasure::execute(&options, &mut io::stdout()).await?);
         }
         Command::Verify(options) => return verify(&options).await,
         Command::DeadLetters { command } => {
             let mut out = std::io::stdout();
             return Ok(storage::dead_letters::execute(command, &mut out).await?);
+        }
+        Command::CheckWebhook(options) => {
+            let verdict = actions::check(options).await.map_err(anyhow::Error::from);
+            let possible = verdict.is_ok();
+            let said = verdict.unwrap_or_else(|failure| format!("not possible: {failure:#}"));
+            writeln!(io::stdout(), "{said}")?;
+            anyhow::ensure!(possible, "no webhook can go there");
+            return Ok(());
         }
         Command::Healthcheck { health_addr } => return http::check(health_addr).await,
     }
@@ -125,15 +147,20 @@ fn normalize_lines() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
+/// Connects, and serves signs of life; `database` when a stage of this process needs it.
+fn begin(stages: &mut Stages, common: &Common, database: Option<Watched>) -> anyhow::Result<Bus> {
     let bus = Bus::new(&common.redis_url, common.names())?;
     tokio::spawn(report_unsafe_redis(bus.clone()));
+    if let Some(database) = database.clone() {
+        tokio::spawn(report_unsafe_postgres(database));
+    }
+    tokio::spawn(incarnation::watch(bus.clone()));
     if let Some(address) = common.health_addr {
         // Nothing is counted where nobody can ask.
         let metrics = Metrics::install()?;
         tokio::spawn(metrics.clone().upkeep());
-        let bus = bus.clone();
-        stages.spawn("health", |stop| http::run(address, bus, metrics, stop));
+        let servers = http::Servers::new(bus.clone(), database);
+        stages.spawn("health", |stop| http::run(address, servers, metrics, stop));
     }
     Ok(bus)
 }
@@ -141,6 +168,16 @@ fn begin(stages: &mut Stages, common: &Common) -> anyhow::Result<Bus> {
 fn spawn_ingest(stages: &mut Stages, bus: &Bus, options: ingest::Options) {
     let bus = bus.clone();
     stages.spawn("ingest", |stop| ingest::run(options, bus, stop));
+}
+
+fn spawn_replays(
+    stages: &mut Stages,
+    bus: &Bus,
+    options: replay::Options,
+    database: storage::DatabaseOptions,
+) {
+    let bus = bus.clone();
+    stages.spawn("replay", |stop| replay::run(options, database, bus, stop));
 }
 
 /// With the trimmer beside it: every deployment has a normalizer, and trimming twice does no harm.
@@ -175,7 +212,7 @@ fn spawn_forwarder(
 
 /// Without a destination there is nothing to do, and that is no failure: Compose starts every service.
 async fn idle(mut stages: Stages, common: &Common) -> anyhow::Result<()> {
-    begin(&mut stages, common)?;
+    begin(&mut stages, common, None)?;
     tracing::info!(
         stage = "forwarder",
         "FORWARD_URL is not set: nothing is forwarded"
@@ -198,5 +235,19 @@ async fn report_unsafe_redis(bus: Bus) {
     };
     for sentence in found {
         tracing::warn!(reason = "unsafe_redis", "{sentence}");
+    }
+}
+
+/// The same for Postgres.
+async fn report_unsafe_postgres(database: Watched) {
+    let found = loop {
+        match database.unsafe_settings().await {
+            Ok(found) => break found,
+            Err(error) => tracing::debug!(error, "cannot ask postgres for its settings yet"),
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    };
+    for sentence in found {
+        tracing::warn!(reason = "unsafe_postgres", "{sentence}");
     }
 }

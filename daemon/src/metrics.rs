@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 // ---- process
@@ -21,8 +21,38 @@ pub const RESIDENT_MEMORY: &str = "ttlc_resident_memory_bytes";
 
 // ---- redis
 
-/// Counter of commands that failed; label `stage`.
+/// Counter of commands that failed; labels `stage` and `class` (`unreachable`, `timeout`, `loading`, `memory`,
+/// `disk`, `read_only`, `failover`, `no_group`, `refused`, `busy`, `defect`).
 pub const REDIS_ERRORS: &str = "ttlc_redis_errors_total";
+/// Counter of times that Redis has lost its memory, or may have; label `kind` (`wiped`,
+/// `restarted`).
+pub const REDIS_LOST_MEMORY: &str = "ttlc_redis_incarnations_total";
+
+/// Histogram in seconds of commands and scripts, without waiting reads; label `command` (`ping`, `script`, `add`,
+/// `acknowledge`, `look`, `trim`, `several`, `other`).
+pub const REDIS_ROUND_TRIP: &str = "ttlc_redis_round_trip_seconds";
+
+// ---- servers: Redis and Postgres, as the stages meet them
+
+/// Counter of attempts that a server failed and that are made again; label `server` (`redis`, `postgres`).
+pub const SERVER_FAILURES: &str = "ttlc_server_failures_total";
+/// Counter of times that a server was back after it had failed; label `server`.
+pub const RECONNECTS: &str = "ttlc_server_reconnects_total";
+/// Histogram in seconds of whole transactions; label `work` (`connect`, `ping`, `store`, `dead_letters`, `forward`,
+/// `partitions`, `prune`).
+pub const POSTGRES_ROUND_TRIP: &str = "ttlc_postgres_round_trip_seconds";
+
+// ---- erasure
+
+/// Counter of messages and events that were dropped because their viewer was erased, by `stage`
+/// (`normalizer`, `storage`, `forwarder`, `dead_letters`); each of them is in `gaps`.
+pub const ERASED_DROPPED: &str = "ttlc_erased_dropped_total";
+/// Counter of events of others out of which an erased viewer was taken, by `stage`.
+pub const ERASED_REWRITTEN: &str = "ttlc_erased_rewritten_total";
+/// Gauge of viewers who are erased.
+pub const ERASED_USERS: &str = "ttlc_erased_users";
+/// Gauge of erasures that are not finished.
+pub const ERASED_OPEN: &str = "ttlc_erasures_open";
 
 // ---- ingest: creators, connections, upstream's limits
 
@@ -48,7 +78,8 @@ pub const MALFORMED: &str = "ttlc_ingest_malformed_total";
 pub const LEASES_LOST: &str = "ttlc_ingest_leases_lost_total";
 /// Counter of creators' tasks that panicked and were started again.
 pub const TASKS_RESTARTED: &str = "ttlc_ingest_tasks_restarted_total";
-/// Counter of commands of the control stream by `command`: `track`, `untrack`, `bad`.
+/// Counter of commands of the control stream by `command`: `track`, `untrack`, `replay.start`,
+/// `replay.cancel`, `bad`.
 pub const COMMANDS: &str = "ttlc_ingest_commands_total";
 /// Gauge of requests that may be made at once, by `host`: `tiktok_web`, `tiktok_webcast`, `euler`
 /// (signing and sockets: one account).
@@ -81,12 +112,14 @@ pub const STORAGE_EVENTS: &str = "ttlc_storage_events_total";
 pub const STORAGE_DUPLICATES: &str = "ttlc_storage_duplicates_total";
 /// Counter of entries that a replay showed; no label.
 pub const STORAGE_REPLAYED: &str = "ttlc_storage_replayed_total";
-/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `id_collision`).
+/// Counter of entries that went to the dead letters; label `reason` (`STORAGE_REJECTED`, `POISON`, `id_collision`).
 pub const STORAGE_REJECTED: &str = "ttlc_storage_rejected_total";
 /// Counter of events of days without a partition: an alarm; no label.
 pub const STORAGE_DEFAULT_PARTITION: &str = "ttlc_storage_default_partition_total";
 /// Counter of pending entries that were trimmed away: an alarm; no label.
 pub const STORAGE_TRIMMED: &str = "ttlc_storage_trimmed_unread_total";
+/// Counter of numbers that were found missing and recorded in `gaps` as `trimmed`: an alarm; no label.
+pub const STORAGE_LOST: &str = "ttlc_storage_lost_total";
 /// Histogram of the time a batch takes from reading to the acknowledgement, in seconds; no label.
 pub const STORAGE_BATCH: &str = "ttlc_storage_batch_seconds";
 /// Counter of dead letters of all stages, as they are copied to Postgres; label `stage`.
@@ -116,6 +149,18 @@ pub const FORWARD_BREAKER: &str = "ttlc_forwarder_breaker";
 pub const FORWARD_ACTIVE: &str = "ttlc_forwarder_active";
 /// Histogram in seconds: a request, up to its answer.
 pub const FORWARD_REQUEST: &str = "ttlc_forwarder_request_seconds";
+
+// ---- replay
+
+/// Gauge: replays that this process shows.
+pub const REPLAYS_RUNNING: &str = "ttlc_replays_running";
+/// Counter of replays that are over; label `outcome` (`done`, `cancelled`, `failed`).
+pub const REPLAYS_ENDED: &str = "ttlc_replays_ended_total";
+/// Counter of events that replays have sent.
+pub const REPLAY_SENT: &str = "ttlc_replay_sent_total";
+/// Counter of events that replays have left out; label `reason` (`made`: the normalizer makes it again,
+/// `no_raw`: its raw data is gone, `unreadable`).
+pub const REPLAY_SKIPPED: &str = "ttlc_replay_skipped_total";
 
 // ---- normalizer
 
@@ -162,12 +207,29 @@ pub const SPOOL_SYNC: &str = "ttlc_spool_sync_seconds";
 pub const PUBLISHED: &str = "ttlc_ingest_published_total";
 /// Counter of messages published again because Redis had lost them.
 pub const REFILLED: &str = "ttlc_ingest_refilled_total";
+/// Counter of rooms of which Redis has lost messages that nothing can publish again.
+pub const REDIS_LOST: &str = "ttlc_ingest_redis_lost_total";
 /// Histogram of publishing one batch, in seconds.
 pub const PUBLISH: &str = "ttlc_ingest_publish_seconds";
 
 /// Bounds of histograms in seconds: from a fast script to a time-out.
 const SECONDS: [f64; 10] = [
     0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0,
+];
+/// Alarms without labels are there from the start: a rise from nothing to 1 is none for Prometheus.
+const FROM_ZERO: [&str; 12] = [
+    LEASES_LOST,
+    TASKS_RESTARTED,
+    STORAGE_EVENTS,
+    STORAGE_DUPLICATES,
+    STORAGE_DEFAULT_PARTITION,
+    STORAGE_TRIMMED,
+    FORWARDED,
+    SPOOL_RECORDS,
+    SPOOL_DAMAGED,
+    SPOOL_DISK_ERRORS,
+    PUBLISHED,
+    REFILLED,
 ];
 /// How often the exporter tidies its samples.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -186,6 +248,9 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .install_recorder()?;
         describe();
+        for name in FROM_ZERO {
+            counter!(name).absolute(0);
+        }
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(handle))
     }
@@ -212,6 +277,25 @@ fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1; the label says which build runs");
     describe_gauge!(RESIDENT_MEMORY, Unit::Bytes, "Memory of the process");
     describe_counter!(REDIS_ERRORS, "Redis commands that failed, by stage");
+    describe_histogram!(REDIS_ROUND_TRIP, Unit::Seconds, "Commands and scripts");
+    describe_counter!(SERVER_FAILURES, "Attempts that a server failed, by server");
+    describe_counter!(RECONNECTS, "Times that a server was back, by server");
+    describe_histogram!(POSTGRES_ROUND_TRIP, Unit::Seconds, "Transactions, by work");
+
+    describe_counter!(
+        ERASED_DROPPED,
+        "Messages and events that were dropped because their viewer was erased, by stage"
+    );
+    describe_counter!(
+        ERASED_REWRITTEN,
+        "Events of others out of which an erased viewer was taken, by stage"
+    );
+    describe_gauge!(ERASED_USERS, "Viewers who are erased");
+    describe_gauge!(ERASED_OPEN, "Erasures that are not finished");
+    describe_counter!(
+        REDIS_LOST_MEMORY,
+        "Times that Redis was wiped or started again, by kind"
+    );
     describe_gauge!(CREATORS, "Followed creators, by state");
     describe_gauge!(CONNECTIONS, "Open connections to rooms");
     describe_counter!(ATTEMPTS_FAILED, "Attempts to read a room that failed");
@@ -252,6 +336,10 @@ fn describe() {
         "Events of days without a partition"
     );
     describe_counter!(STORAGE_TRIMMED, "Unread entries that were trimmed away");
+    describe_counter!(
+        STORAGE_LOST,
+        "Numbers that Redis lost before they were stored"
+    );
     describe_histogram!(
         STORAGE_BATCH,
         Unit::Seconds,
@@ -279,8 +367,19 @@ fn describe() {
     );
     describe_histogram!(NORMALIZER_HOP, Unit::Seconds, "Publishing a batch");
 
+    describe_replay();
     describe_forwarder();
     describe_spool();
+}
+
+fn describe_replay() {
+    describe_gauge!(REPLAYS_RUNNING, "Replays that this process shows");
+    describe_counter!(REPLAYS_ENDED, "Replays that are over, by outcome");
+    describe_counter!(REPLAY_SENT, "Events that replays have sent");
+    describe_counter!(
+        REPLAY_SKIPPED,
+        "Events that replays have left out, by reason"
+    );
 }
 
 fn describe_forwarder() {
@@ -325,6 +424,10 @@ fn describe_spool() {
     describe_histogram!(SPOOL_SYNC, Unit::Seconds, "Writing and syncing the spool");
     describe_counter!(PUBLISHED, "Messages published by ingest");
     describe_counter!(REFILLED, "Messages published again that Redis had lost");
+    describe_counter!(
+        REDIS_LOST,
+        "Times that Redis had lost messages of a room for good"
+    );
     describe_histogram!(PUBLISH, Unit::Seconds, "Publishing one batch");
 }
 
@@ -342,8 +445,6 @@ fn resident_memory() -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use metrics::counter;
-
     use super::*;
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod bus {
     mod hop;
+    mod members;
     mod reading;
     mod rig;
     mod rooms;

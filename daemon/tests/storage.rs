@@ -2,9 +2,12 @@
 //! neither a crash nor a repeat nor an outage nor a bad row changes it.
 
 mod storage {
+    mod classes;
     mod contract;
     mod dead_letters;
+    mod erasure;
     mod faults;
+    mod losses;
     mod migrations;
     mod retention;
     mod rig;

@@ -1,5 +1,7 @@
 //! The trimmer against a real Redis: what a group needs stays, and what is lost is counted.
 
+use std::time::Duration;
+
 use daemon::bus::Bus;
 use daemon::bus::trim::Trimmer;
 use redis::Value;
@@ -21,7 +23,14 @@ impl Redis {
         let server = PrivateRedis::temporary(Durability::Fast).unwrap();
         let bus = Bus::new(&SecretString::from(server.url()), StreamNames::new(1)).unwrap();
         let client = redis::Client::open(server.url()).unwrap();
-        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        // Not the client's half a second, which a busy machine takes.
+        let patient = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(30)))
+            .set_response_timeout(Some(Duration::from_secs(30)));
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await
+            .unwrap();
         Self {
             _server: server,
             bus,

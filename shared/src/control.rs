@@ -1,12 +1,16 @@
 //! What the API asks of ingest: the entries of `ttlc:control`.
 //!
 //! An entry has one field, [`COMMAND`], which holds a [`Command`] as JSON:
-//! `{"command": "track", "uniqueId": "alice"}`. Written by the edge, read by group `ingest`. A
-//! command may be obeyed twice, which changes nothing. What is no command becomes a dead letter of
+//! `{"command": "track", "uniqueId": "alice"}`, or
+//! `{"command": "replay.start", "sessionId": "…", "replayId": "…", "speed": 1}`. Written by the edge,
+//! read by group `ingest`. A command may be obeyed twice, which changes nothing. What is no command becomes a dead letter of
 //! stage `ingest` with reason `COMMAND_ERROR`; those behind it are obeyed all the same.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::replay::{BadSpeed, Speed};
 
 /// The field of an entry that holds the command.
 pub const COMMAND: &str = "command";
@@ -29,6 +33,23 @@ pub enum Command {
         /// As in [`Command::Track`].
         unique_id: String,
     },
+    /// Show a stored session again. Its progress is in [`crate::replay::key`].
+    #[serde(rename = "replay.start")]
+    ReplayStart {
+        /// The session to be shown; for that of a replay, its original is.
+        session_id: Uuid,
+        /// The id of the showing, a uuid v7: its `sessionId`. Made from the entry when left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replay_id: Option<Uuid>,
+        /// 1 when left out.
+        speed: Speed,
+    },
+    /// End a replay that has not ended.
+    #[serde(rename = "replay.cancel")]
+    ReplayCancel {
+        /// The id of the showing.
+        replay_id: Uuid,
+    },
 }
 
 /// Why a text is no command.
@@ -42,6 +63,12 @@ pub enum BadCommand {
     Unknown(String),
     /// Without a creator, or with something that is no creator's name.
     Creator,
+    /// Without the id of a session, or with something that is none.
+    Session,
+    /// Without the id of a replay, or with something that can be none.
+    Replay,
+    /// A speed that there is not.
+    Speed,
 }
 
 impl std::fmt::Display for BadCommand {
@@ -49,11 +76,19 @@ impl std::fmt::Display for BadCommand {
         match self {
             Self::NotAnObject => f.write_str("the command is no JSON object"),
             Self::Missing => f.write_str("the object has no `command`"),
-            Self::Unknown(name) => write!(f, "unknown command {name:?}, use `track` or `untrack`"),
+            Self::Unknown(name) => write!(
+                f,
+                "unknown command {name:?}, use `track`, `untrack`, `replay.start` or `replay.cancel`"
+            ),
             Self::Creator => write!(
                 f,
                 "`uniqueId` is no creator's name: letters, digits, `_`, `.` and `-`, at most {NAME_LENGTH}"
             ),
+            Self::Session => f.write_str("`sessionId` is no session's id: a uuid"),
+            Self::Replay => f.write_str(
+                "`replayId` is no replay's id: a uuid of version 7, another than the session's",
+            ),
+            Self::Speed => BadSpeed.fmt(f),
         }
     }
 }
@@ -73,7 +108,34 @@ impl Command {
             let name = text.and_then(creator_name).ok_or(BadCommand::Creator)?;
             Ok(name.to_owned())
         };
+        let id = |name: &str, wrong: BadCommand| match object.get(name) {
+            None => Ok(None),
+            Some(id) => Uuid::parse_str(id.as_str().unwrap_or_default())
+                .map(Some)
+                .map_err(|_| wrong),
+        };
+        // A v7 as the ids of all sessions: they sort by time.
+        let replay_id = || match id("replayId", BadCommand::Replay)? {
+            Some(id) if id.get_version_num() != 7 => Err(BadCommand::Replay),
+            id => Ok(id),
+        };
         match what {
+            "replay.start" => {
+                let session = id("sessionId", BadCommand::Session)?;
+                let session_id = session.ok_or(BadCommand::Session)?;
+                let replay_id = replay_id()?;
+                if replay_id == Some(session_id) {
+                    return Err(BadCommand::Replay);
+                }
+                Ok(Self::ReplayStart {
+                    session_id,
+                    replay_id,
+                    speed: speed(&object)?,
+                })
+            }
+            "replay.cancel" => Ok(Self::ReplayCancel {
+                replay_id: replay_id()?.ok_or(BadCommand::Replay)?,
+            }),
             "track" => Ok(Self::Track {
                 unique_id: unique_id()?,
             }),
@@ -82,6 +144,13 @@ impl Command {
             }),
             other => Err(BadCommand::Unknown(other.chars().take(40).collect())),
         }
+    }
+}
+
+fn speed(object: &Map<String, Value>) -> Result<Speed, BadCommand> {
+    match object.get("speed") {
+        None => Ok(Speed::ORIGINAL),
+        Some(speed) => Speed::deserialize(speed).map_err(|_| BadCommand::Speed),
     }
 }
 
@@ -149,7 +218,78 @@ mod tests {
             assert!(error.contains(reason), "{json}: {error}");
         }
         let long = format!(r#"{{"command":"{}"}}"#, "x".repeat(10_000));
-        assert!(Command::parse(&long).unwrap_err().to_string().len() < 100);
+        assert!(Command::parse(&long).unwrap_err().to_string().len() < 160);
+    }
+
+    #[test]
+    fn replays_are_asked_for_and_ended() {
+        let session = "018f2c3e-5b7a-7c3d-9e10-000000000001";
+        let replay = "018f2c3e-5b7a-7c3d-9e10-000000000002";
+        let start = Command::ReplayStart {
+            session_id: session.parse().unwrap(),
+            replay_id: Some(replay.parse().unwrap()),
+            speed: Speed::Max,
+        };
+        let json = serde_json::to_string(&start).unwrap();
+        assert_eq!(
+            json,
+            format!(
+                r#"{{"command":"replay.start","sessionId":"{session}","replayId":"{replay}","speed":"max"}}"#
+            )
+        );
+        assert_eq!(Command::parse(&json), Ok(start));
+        // Any uuid can be a session's; without more it is shown as it was.
+        let short = r#"{"command":"replay.start","sessionId":"936DA01F9ABD4D9D80C702AF85C822A8"}"#;
+        let Ok(Command::ReplayStart {
+            replay_id, speed, ..
+        }) = Command::parse(short)
+        else {
+            panic!("{:?}", Command::parse(short))
+        };
+        assert_eq!((replay_id, speed), (None, Speed::ORIGINAL));
+        let cancel = Command::ReplayCancel {
+            replay_id: replay.parse().unwrap(),
+        };
+        let json = serde_json::to_string(&cancel).unwrap();
+        assert_eq!(Command::parse(&json), Ok(cancel));
+
+        let v4 = "936da01f-9abd-4d9d-80c7-02af85c822a8";
+        for (more, reason) in [
+            (String::new(), "`sessionId`"),
+            (r#","sessionId":"x""#.to_owned(), "`sessionId`"),
+            (r#","sessionId":null"#.to_owned(), "`sessionId`"),
+            (
+                format!(r#","sessionId":"{session}","replayId":"{v4}""#),
+                "`replayId`",
+            ),
+            (
+                format!(r#","sessionId":"{session}","replayId":7"#),
+                "`replayId`",
+            ),
+            (
+                format!(r#","sessionId":"{session}","replayId":"{session}""#),
+                "`replayId`",
+            ),
+            (format!(r#","sessionId":"{session}","speed":0"#), "`speed`"),
+            (
+                format!(r#","sessionId":"{session}","speed":"fast""#),
+                "`speed`",
+            ),
+            (
+                format!(r#","sessionId":"{session}","speed":null"#),
+                "`speed`",
+            ),
+        ] {
+            let json = format!(r#"{{"command":"replay.start"{more}}}"#);
+            let error = Command::parse(&json).unwrap_err().to_string();
+            assert!(error.contains(reason), "{json}: {error}");
+        }
+        for json in [
+            r#"{"command":"replay.cancel"}"#,
+            r#"{"command":"replay.cancel","replayId":"x"}"#,
+        ] {
+            assert_eq!(Command::parse(json), Err(BadCommand::Replay), "{json}");
+        }
     }
 
     #[test]

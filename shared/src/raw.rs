@@ -28,7 +28,13 @@ pub mod control {
     pub const ERROR: &str = "ControlEvent.ERROR";
     /// Messages that ingest had to drop.
     pub const GAP: &str = "ControlEvent.GAP";
+    /// A replay is over: `{state, sent, skipped}`. The last message of its session.
+    pub const REPLAY_END: &str = "ControlEvent.REPLAY_END";
 }
+
+/// `reason` of a [`control::GAP`] whose range Redis has lost after it was published: of it, what is
+/// not stored is lost.
+pub const REDIS_LOST: &str = "redis_lost";
 
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

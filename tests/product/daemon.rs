@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{bail, ensure};
 use serde_json::Value;
-use xtask::{processes::Process, project};
+use xtask::{
+    processes::{Process, pause, resume},
+    project,
+};
 
 /// A running `ttlc`; dropping it stops it.
 pub(crate) struct Daemon {
@@ -21,7 +24,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    fn push(&self, line: &str) {
+    pub(crate) fn push(&self, line: &str) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -85,6 +88,11 @@ impl Daemon {
         start(settings, log, "migrate")?.wait(Some(PATIENCE))
     }
 
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.process.wait(Some(limit))
+    }
+
     /// How it ended, when it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.ended()
@@ -92,11 +100,22 @@ impl Daemon {
 
     /// Holds it (SIGSTOP), or lets it go on (SIGCONT).
     pub(crate) fn hold(&self, hold: bool) {
-        let signal = if hold { "-STOP" } else { "-CONT" };
+        let pid = self.process.id();
+        let done = if hold { pause(pid) } else { resume(pid) };
+        done.expect("it runs");
+    }
+
+    /// Sends it a signal (`TERM`); how it takes it is its own business.
+    pub(crate) fn signal(&self, name: &str) {
         let done = Command::new("kill")
-            .args([signal, &self.process.id().to_string()])
+            .args([&format!("-{name}"), &self.process.id().to_string()])
             .status();
-        assert!(done.expect("kill runs").success(), "{signal}");
+        assert!(done.expect("kill runs").success(), "{name}");
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// SIGTERM; how it ended, and whether in time.
@@ -126,6 +145,12 @@ impl Daemon {
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.process.kill();
+    }
+
+    /// The same, and how it ended: it may have been faster.
+    pub(crate) fn kill_and_tell(&mut self) -> ExitStatus {
+        self.process.kill();
+        self.process.ended().expect("nothing survives a kill")
     }
 }
 

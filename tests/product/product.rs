@@ -45,6 +45,30 @@ pub(crate) fn encoded(file: &str) -> bytes::Bytes {
         .into()
 }
 
+/// What every daemon under test is told, unless its test says otherwise.
+pub(crate) fn own_settings(
+    upstream: &Upstream,
+    stores: &Stores,
+    spool: &TemporaryFolder,
+    creators: &[String],
+) -> [(&'static str, String); 12] {
+    let base = upstream.base_url();
+    [
+        ("TIKTOK_UNIQUE_ID", creators.join(",")),
+        ("TIKTOK_WEB_URL", base.clone()),
+        ("TIKTOK_WEBCAST_URL", base.clone()),
+        ("EULER_API_URL", base),
+        ("EULER_WS_URL", upstream.euler_ws_url()),
+        ("REDIS_URL", stores.redis_url().to_owned()),
+        ("DATABASE_URL", stores.database_url().to_owned()),
+        ("SPOOL_DIR", spool.path().display().to_string()),
+        ("OFFLINE_POLL_SECONDS", "1".to_owned()),
+        ("SIGN_REQUESTS_PER_MINUTE", "600".to_owned()),
+        ("TIKTOK_REQUESTS_PER_MINUTE", "6000".to_owned()),
+        ("LOG_FORMAT", "json".to_owned()),
+    ]
+}
+
 impl Product {
     /// Plays the script to a daemon that follows every creator of it.
     pub(crate) async fn start(script: Script) -> Self {
@@ -73,22 +97,8 @@ impl Product {
         let mut creators: Vec<_> = script.creators.iter().map(|one| one.name.clone()).collect();
         creators.extend(others.iter().map(|&name| name.to_owned()));
         let upstream = Upstream::start(script).await.expect("the stand-in starts");
-        let base = upstream.base_url();
         let spool = TemporaryFolder::new("spool").expect("a folder");
-        let own = [
-            ("TIKTOK_UNIQUE_ID", creators.join(",")),
-            ("TIKTOK_WEB_URL", base.clone()),
-            ("TIKTOK_WEBCAST_URL", base.clone()),
-            ("EULER_API_URL", base),
-            ("EULER_WS_URL", upstream.euler_ws_url()),
-            ("REDIS_URL", stores.redis_url().to_owned()),
-            ("DATABASE_URL", stores.database_url().to_owned()),
-            ("SPOOL_DIR", spool.path().display().to_string()),
-            ("OFFLINE_POLL_SECONDS", "1".to_owned()),
-            ("SIGN_REQUESTS_PER_MINUTE", "600".to_owned()),
-            ("TIKTOK_REQUESTS_PER_MINUTE", "6000".to_owned()),
-            ("LOG_FORMAT", "json".to_owned()),
-        ];
+        let own = own_settings(&upstream, &stores, &spool, &creators);
         let shards = settings.iter().find(|(name, _)| *name == "STREAM_SHARDS");
         let shards = shards.map_or(1, |(_, count)| count.parse().expect("a number"));
         let settings = own

@@ -141,6 +141,12 @@ impl Stores {
         self.redis_url = url.into();
     }
 
+    /// Another Redis in place of the one there is.
+    pub(crate) fn use_redis(&mut self, redis: PrivateRedis) {
+        self.redis_url = redis.url();
+        self.redis = Some(redis);
+    }
+
     pub(crate) fn redis_url(&self) -> &str {
         &self.redis_url
     }
@@ -157,7 +163,13 @@ impl Stores {
     /// A new connection to Redis.
     pub(crate) async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.redis_url.as_str())?;
-        Ok(client.get_multiplexed_async_connection().await?)
+        // Not the client's half a second, which a busy machine takes.
+        let patient = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(10)))
+            .set_response_timeout(Some(Duration::from_secs(10)));
+        Ok(client
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await?)
     }
 
     /// All entries that are in a stream now.

@@ -108,6 +108,11 @@ fn sign(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) -> Respons
     stage
         .ledger
         .count(|counts| counts.history += history.len() as u64);
+    // Whoever came by way of a proxy goes on through it.
+    let authority = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or(&stage.authority);
     let result = FetchResult {
         messages: history,
         cursor: match refusal {
@@ -121,7 +126,7 @@ fn sign(stage: &Stage, room_id: &str, uri: &Uri, headers: &HeaderMap) -> Respons
         heartbeat_duration: 10_000,
         // It does say so, and must not be acknowledged all the same.
         need_ack: true,
-        push_server: format!("ws://{}{SOCKET_PATH}", stage.authority),
+        push_server: format!("ws://{authority}{SOCKET_PATH}"),
         is_first: true,
         ..FetchResult::default()
     };

@@ -23,13 +23,14 @@ const FETCH: Duration = Duration::from_secs(90);
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("format", format),
     ("secrets", || secret_scan::run(&project::root())),
     ("lock files", lock_files),
     ("clippy, native", clippy_native),
     ("clippy, wasm32: shared alone", || clippy_wasm("shared")),
     ("clippy, wasm32: edge", || clippy_wasm("edge")),
+    ("documentation", documentation),
     ("cargo-deny", deny),
     ("page: types and lint", page),
 ];
@@ -113,6 +114,20 @@ fn clippy_wasm(package: &str) -> Result<()> {
         ])
         .args(["--", "-D", "warnings"]);
     processes::run("clippy", command)
+}
+
+/// Links that lead nowhere. Those to private items are for who reads the code.
+fn documentation() -> Result<()> {
+    let mut command = cargo();
+    command
+        .args(["doc", "--locked", "--no-deps", "--workspace"])
+        // Its features are for another target.
+        .args(["--exclude", "edge"])
+        .env(
+            "RUSTDOCFLAGS",
+            "-D warnings -A rustdoc::private_intra_doc_links -A rustdoc::redundant_explicit_links",
+        );
+    processes::run("doc", command)
 }
 
 /// Licences, duplicate and banned packages, sources; advisories where their database can be had.

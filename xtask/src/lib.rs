@@ -8,6 +8,7 @@ pub mod bench;
 pub mod check;
 pub mod dev;
 pub mod edge;
+pub mod faults;
 pub mod http;
 pub mod nightly;
 pub mod node;

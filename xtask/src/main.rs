@@ -36,6 +36,10 @@ enum Command {
         /// Leave out `check`
         #[arg(long)]
         no_check: bool,
+        /// Only the fault matrix, in its long form (an hour and more; docs/testing.md says how to
+        /// bound it), and its table; with FILTER only rows of this name (`f04`)
+        #[arg(long)]
+        faults: bool,
     },
     /// Format, lints for native and wasm32, licences, secrets, lock files, types of the page
     Check,
@@ -84,7 +88,15 @@ fn run(command: Command) -> Result<()> {
     processes::stop_on_signals()?;
     match command {
         Command::Dev { reset, verbose } => dev::run(dev::Options { reset, verbose }),
-        Command::Test { filter, no_check } => test::run(&test::Options { filter, no_check }),
+        Command::Test {
+            filter,
+            no_check,
+            faults,
+        } => test::run(&test::Options {
+            filter,
+            no_check,
+            faults,
+        }),
         Command::Check => check::run(),
         Command::Bench { subject, arguments } => bench::run(subject, &arguments),
         Command::Nightly { seconds, cases } => nightly::run(nightly::Options { seconds, cases }),

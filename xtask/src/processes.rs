@@ -24,7 +24,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 pub use self::table::{command_line, is_alive};
 use crate::progress;
@@ -54,6 +54,51 @@ pub fn stop_on_signals() -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
     }
     Ok(())
+}
+
+/// How long a process may take until none of its threads runs any more.
+const PAUSE: Duration = Duration::from_secs(20);
+
+/// Holds a process (SIGSTOP), and returns when none of its threads runs any more: on a busy machine
+/// the signal alone takes a moment, in which the process goes on working. Where the system does not
+/// tell, it returns at once.
+///
+/// # Errors
+/// When there is no such process, or it does not stop.
+pub fn pause(pid: u32) -> Result<()> {
+    kill_process(self::pid(pid)?, Signal::STOP)?;
+    let begun = Instant::now();
+    while let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) {
+        let runs = threads.flatten().any(|thread| {
+            // "pid (name) state …"; a thread that has just ended has none.
+            let line = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            let state = line
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next());
+            state.is_some_and(|state| state != 'T')
+        });
+        if !runs {
+            break;
+        }
+        if begun.elapsed() > PAUSE {
+            bail!("process {pid} does not stop");
+        }
+        thread::sleep(TICK);
+    }
+    Ok(())
+}
+
+/// Lets a process go on that was held.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resume(pid: u32) -> Result<()> {
+    Ok(kill_process(self::pid(pid)?, Signal::CONT)?)
+}
+
+fn pid(pid: u32) -> Result<Pid> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.context("no number of a process")
 }
 
 /// Whether the user asked to stop, or one of several things done side by side has failed.

@@ -18,7 +18,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub use self::{postgres::PrivatePostgres, redis::PrivateRedis};
+pub use self::{
+    postgres::{PrivatePostgres, StoppedPostgres},
+    redis::{PrivateRedis, StoppedRedis},
+};
 use crate::processes::{self, Process, TemporaryFolder};
 
 /// How careful a server is with what it was told.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
-    check, edge, node,
+    check, edge, faults, node,
     processes::{self, Process, Sink},
     progress, project,
     servers::{Durability, PrivatePostgres, PrivateRedis},
@@ -26,10 +26,15 @@ pub struct Options {
     pub filter: Option<String>,
     /// Leave out `check`.
     pub no_check: bool,
+    /// Only the fault matrix, in its long form.
+    pub faults: bool,
 }
 
 /// Sets up and tests.
 pub fn run(options: &Options) -> Result<()> {
+    if options.faults {
+        return run_faults(options.filter.as_deref());
+    }
     let mut counts = Counts::default();
     let mut failures = Vec::new();
     let mut note = |result: Result<()>| -> Result<()> {
@@ -74,6 +79,52 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
+/// The fault matrix alone: neither the Worker nor the page nor a browser is part of it.
+fn run_faults(filter: Option<&str>) -> Result<()> {
+    stack::build_programs()?;
+    try_servers()?;
+    let mut command = Command::new(project::cargo());
+    command.current_dir(project::root());
+    // The whole workspace chooses the features, as for the programs.
+    let matrix = [PACKAGES[0], &["--test", "product"]].concat();
+    if project::in_path("cargo-nextest").is_some() {
+        // What rows report is read from their output.
+        let arguments = [
+            "nextest",
+            "run",
+            "--profile",
+            "faults",
+            "--success-output",
+            "immediate",
+        ];
+        let row = filter.unwrap_or_default();
+        let rows = format!("test(/^{}.*{}/)", faults::MODULE, regex_lite::escape(row));
+        command.args(arguments).args(&matrix).args(["-E", &rows]);
+    } else {
+        command.arg("test").args(&matrix).arg(faults::MODULE);
+        command.args(["--", "--show-output"]);
+        if std::env::var_os("RUST_TEST_THREADS").is_none() {
+            command.env("RUST_TEST_THREADS", "2");
+        }
+    }
+    faults::long(&mut command);
+    let table = Arc::default();
+    let sink = faults::hears(&table, processes::shown("faults"));
+    let outcome = progress::step("doing what goes wrong in production", || {
+        counted_into("faults", command, sink, &mut Counts::default())
+    });
+    let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    table.show();
+    // Each test is counted once, though its runner and the test itself tell of it.
+    let (passed, failed) = table.counts();
+    progress::line(&format!("{passed} passed, {failed} failed"));
+    outcome?;
+    if passed + failed == 0 {
+        bail!("no row has that name");
+    }
+    Ok(())
+}
+
 /// Everything that tests need is installed and built before the first starts: two of them must not
 /// install the same thing at once.
 fn set_up() -> Result<()> {
@@ -82,6 +133,10 @@ fn set_up() -> Result<()> {
     ui::build()?;
     edge::build(edge::Profile::Dev)?;
     tools::chromium()?;
+    try_servers()
+}
+
+fn try_servers() -> Result<()> {
     progress::step("trying the private servers", || {
         drop(PrivateRedis::temporary(Durability::Fast)?);
         drop(PrivatePostgres::temporary(Durability::Fast)?);
@@ -142,11 +197,15 @@ fn test_rust(filter: Option<&str>, counts: &mut Counts) -> Result<()> {
 }
 
 /// Runs a test command, shows its lines and adds up what it says.
-fn counted(name: &str, mut command: Command, counts: &mut Counts) -> Result<()> {
+fn counted(name: &str, command: Command, counts: &mut Counts) -> Result<()> {
+    counted_into(name, command, processes::shown(name), counts)
+}
+
+/// The same with lines shown by `show`.
+fn counted_into(name: &str, mut command: Command, show: Sink, counts: &mut Counts) -> Result<()> {
     command.env("NO_COLOR", "1");
     let shared: Arc<Mutex<Counts>> = Arc::default();
     let sum = Arc::clone(&shared);
-    let show = processes::shown(name);
     let sink: Sink = Box::new(move |line| {
         show(line);
         sum.lock().unwrap_or_else(PoisonError::into_inner).add(line);

@@ -15,7 +15,13 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Script, Value};
 
-use super::{Bus, CONNECT_TIMEOUT, Error, Hop, RESPONSE_TIMEOUT, into_text, text};
+use super::{Bus, CONNECT_TIMEOUT, Class, Error, Hop, RESPONSE_TIMEOUT, into_text, text};
+
+/// Processes that died on an entry, before it is taken alone.
+const ALONE: u64 = 3;
+
+/// Processes that died on an entry, before it is given up.
+pub const POISON: u64 = 5;
 
 /// KEYS: stream. ARGV: group, consumer, then each entry's id and its new delivery count. Leaves
 /// trimmed entries alone: a claim would take them off the pending list.
@@ -49,6 +55,21 @@ impl Entry {
         // A map of strings always has a JSON form.
         serde_json::to_string(&self.fields).unwrap_or_default()
     }
+}
+
+/// The entries in their order, those that processes died on alone, so that no other is blamed.
+pub fn parts(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+    let mut parts: Vec<Vec<Entry>> = Vec::new();
+    let mut together = false;
+    for entry in entries {
+        let alone = entry.deliveries >= ALONE;
+        match parts.last_mut() {
+            Some(part) if together && !alone => part.push(entry),
+            _ => parts.push(vec![entry]),
+        }
+        together = !alone;
+    }
+    parts
 }
 
 /// A member of a consumer group, on a connection of its own (a waiting read blocks it).
@@ -94,15 +115,16 @@ impl Consumer {
         // Put back only after a whole reply: half a one would be taken for the next call's.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect(wait).await?,
+            None => self.connect().await?,
         };
+        connection.set_response_timeout(RESPONSE_TIMEOUT + wait);
         match self.read_from(&mut connection, count, wait).await {
             Ok(entries) => {
                 self.connection = Some(connection);
                 Ok(entries)
             }
             // The stream was wiped with its groups; the reconnect makes them again.
-            Err(Error::Redis(error)) if error.code() == Some("NOGROUP") => {
+            Err(error) if error.class() == Class::NoGroup => {
                 tracing::warn!(stream = %self.stream, group = self.group, "group is gone, it is made again");
                 Ok(Vec::new())
             }
@@ -175,20 +197,33 @@ impl Consumer {
             .arg(&self.name)
             .query_async(connection)
             .await?;
+        let pending: Vec<(String, u64)> = pending
+            .into_iter()
+            .map(|(id, _, _, count)| (id, count))
+            .collect();
+        self.with_fields(connection, pending).await
+    }
+
+    /// Entries of the pending list by their ids, each with the delivery count that Redis has.
+    pub(super) async fn with_fields(
+        &self,
+        connection: &mut impl redis::aio::ConnectionLike,
+        pending: Vec<(String, u64)>,
+    ) -> Result<Vec<Entry>, Error> {
         if pending.is_empty() {
             return Ok(Vec::new());
         }
         let mut commands = redis::pipe();
-        for (id, ..) in &pending {
+        for (id, _) in &pending {
             commands.cmd("XRANGE").arg(&self.stream).arg(id).arg(id);
         }
         let replies: Vec<Value> = commands.query_async(connection).await?;
-        let mut unfinished = Vec::new();
-        for ((id, _, _, count), reply) in pending.into_iter().zip(replies) {
+        let mut found = Vec::new();
+        for ((id, count), reply) in pending.into_iter().zip(replies) {
             let stream = Value::Array(vec![Value::Nil, reply]);
-            let found = entries(Value::Array(vec![stream])).ok_or(Error::Reply("XRANGE"))?;
-            unfinished.push(Entry {
-                fields: found
+            let entry = entries(Value::Array(vec![stream])).ok_or(Error::Reply("XRANGE"))?;
+            found.push(Entry {
+                fields: entry
                     .into_iter()
                     .next()
                     .map(|entry| entry.fields)
@@ -200,7 +235,7 @@ impl Consumer {
                 id,
             });
         }
-        Ok(unfinished)
+        Ok(found)
     }
 
     /// Counts an attempt on entries that other processes have begun before, so that one that kills
@@ -208,7 +243,10 @@ impl Consumer {
     ///
     /// To be called before the work. [`Consumer::survived`] takes it back.
     pub async fn begin(&mut self, entries: &[Entry]) -> Result<(), Error> {
-        let again = entries.iter().filter(|entry| entry.deliveries > 0);
+        // Also what was handed back uncounted: its delivery to us did not count by itself.
+        let again = entries
+            .iter()
+            .filter(|entry| entry.deliveries > 0 || !self.begun.contains_key(&entry.id));
         let counts: Vec<(String, u64)> = again
             .map(|entry| (entry.id.clone(), entry.deliveries + 1))
             .collect();
@@ -225,6 +263,24 @@ impl Consumer {
             .filter_map(|id| Some(((*id).to_owned(), self.begun.get(*id)?.saturating_sub(1))))
             .collect();
         self.count(&counts).await
+    }
+
+    /// Counts what [`Consumer::survived`] took back again, before another attempt.
+    pub async fn begin_again(&mut self, ids: &[&str]) -> Result<(), Error> {
+        let counts: Vec<(String, u64)> = ids
+            .iter()
+            .filter_map(|id| Some(((*id).to_owned(), *self.begun.get(*id)?)))
+            .collect();
+        self.count(&counts).await
+    }
+
+    /// What was given to this process or begun by it and is not acknowledged, with the delivery
+    /// count of before.
+    pub(super) fn held(&self) -> Vec<(String, u64)> {
+        self.begun
+            .iter()
+            .map(|(id, count)| (id.clone(), count.saturating_sub(1)))
+            .collect()
     }
 
     async fn count(&mut self, counts: &[(String, u64)]) -> Result<(), Error> {
@@ -245,6 +301,11 @@ impl Consumer {
         self.drained
     }
 
+    /// Whether the next read brings new entries, not unfinished ones.
+    pub(super) fn reads_new(&self) -> bool {
+        self.connection.is_some() && self.history.is_none()
+    }
+
     /// Makes the next call read the own unfinished entries first, as after a reconnect: a reader
     /// of the same name that was stopped in the middle of a call may have been given entries that
     /// nobody holds. For callers that hold none themselves at the moment.
@@ -252,10 +313,10 @@ impl Consumer {
         self.history = Some("0".to_owned());
     }
 
-    async fn connect(&mut self, wait: Duration) -> Result<MultiplexedConnection, Error> {
+    async fn connect(&mut self) -> Result<MultiplexedConnection, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT + wait));
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
         let mut connection = self
             .bus
             .client
@@ -329,6 +390,8 @@ pub(super) async fn create_group(
         .exec_async(connection)
         .await;
     match made {
+        // With a full memory nothing can be made, and what is there can be read: that makes room.
+        Err(error) if Class::of(&error) == Class::Memory => Ok(()),
         Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()),
         _ => Ok(()),
     }
@@ -360,7 +423,7 @@ impl Bus {
 }
 
 /// Reads `[[stream, [[id, [field, value, …] or nil], …]]]`, or nil for nothing.
-fn entries(reply: Value) -> Option<Vec<Entry>> {
+pub(super) fn entries(reply: Value) -> Option<Vec<Entry>> {
     let Value::Array(streams) = reply else {
         return matches!(reply, Value::Nil).then(Vec::new);
     };
@@ -393,4 +456,27 @@ fn entries(reply: Value) -> Option<Vec<Entry>> {
         }
     }
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_processes_died_on_are_taken_alone() {
+        let entries = |deliveries: &[u64]| {
+            let entry = |(number, deliveries): (usize, &u64)| Entry {
+                id: number.to_string(),
+                fields: HashMap::new(),
+                deliveries: *deliveries,
+            };
+            parts(deliveries.iter().enumerate().map(entry).collect())
+                .iter()
+                .map(Vec::len)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(entries(&[]), [0; 0]);
+        assert_eq!(entries(&[0, 0, 2]), [3]);
+        assert_eq!(entries(&[1, 3, 5, 2, 0, 4, 0]), [1, 1, 1, 2, 1, 1]);
+    }
 }

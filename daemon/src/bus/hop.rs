@@ -16,7 +16,7 @@ use shared::streams::events;
 use shared::time::Timestamp;
 
 use super::rooms::RELEASE;
-use super::{Bus, Consumer, DeadLetter, Error, FUSE, Owner};
+use super::{Bus, Class, Consumer, DeadLetter, Error, FUSE, Owner};
 
 /// How long a role is held without a sign of life. Short: after a crash nothing is normalized for
 /// so long, also where the next process is there at once.
@@ -92,10 +92,15 @@ while i <= #ARGV do
 end
 return done";
 
-/// KEYS: lease. ARGV: owner, its life in ms. Takes or renews it, or returns 0.
+/// KEYS: lease. ARGV: owner, its life in ms. Takes or renews it, or returns 0. Renewing works also
+/// when the memory is full: who reads and acknowledges makes room.
 const HOLD: &str = r"
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+if holder == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return 1
+end
+if holder then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
@@ -188,6 +193,20 @@ pub enum Role {
     Forwarder(u32),
     /// Obeys the control stream.
     Control,
+    /// Reads a shard's events as consumer `storage-{slot}`.
+    Storage {
+        /// The shard.
+        shard: u32,
+        /// The number in the name.
+        slot: u32,
+    },
+    /// Reads a shard's dead letters as consumer `ops-{slot}`.
+    Ops {
+        /// The shard.
+        shard: u32,
+        /// The number in the name.
+        slot: u32,
+    },
 }
 
 impl Bus {
@@ -220,8 +239,17 @@ impl Bus {
         })
     }
 
-    fn role_key(&self, role: Role) -> String {
+    pub(super) fn role_key(&self, role: Role) -> String {
+        let slot = |what, shard, slot| format!("{}:{slot}", self.shard_key(what, shard));
         match role {
+            Role::Storage {
+                shard,
+                slot: number,
+            } => slot("ttlc:lease:storage", shard, number),
+            Role::Ops {
+                shard,
+                slot: number,
+            } => slot("ttlc:lease:ops", shard, number),
             Role::Normalizer(shard) => self.shard_key("ttlc:lease:normalizer", shard),
             Role::Forwarder(shard) => self.shard_key("ttlc:lease:forwarder", shard),
             Role::Control => "ttlc:lease:control".to_owned(),
@@ -298,7 +326,7 @@ impl Consumer {
             }
             Err(error) => {
                 // A wiped stream; the group is made again here, for nobody reads at the moment.
-                if error.to_string().contains("NOGROUP") {
+                if Class::of(&error) == Class::NoGroup {
                     self.make_group(&mut self.bus.manager.clone()).await?;
                 }
                 Err(error.into())

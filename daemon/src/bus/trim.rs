@@ -201,7 +201,29 @@ impl Bus {
         }))
     }
 
-    async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
+    /// Where a stream ends now, to ask later whether a group is past it.
+    pub async fn end(&self, stream: &str) -> Result<Mark, Error> {
+        let end = self.size(stream).await?.last;
+        EntryId::parse(&end).map(Mark).ok_or(Error::Reply("XINFO"))
+    }
+
+    /// Whether a group has finished all entries up to a mark: it needs none of them any more, or has
+    /// nothing left to read. Also when the stream was wiped since and all of the new one is done.
+    pub async fn is_past(&self, stream: &str, group: &str, mark: Mark) -> Result<bool, Error> {
+        let groups = self.groups(stream).await?;
+        let Some(known) = groups.iter().find(|known| known.name == group) else {
+            return Ok(false);
+        };
+        let position = self.position(stream, known).await?;
+        if known.pending == 0 && position >= mark.0 {
+            return Ok(true);
+        }
+        let at_the_end =
+            known.pending == 0 && known.last_delivered_id == self.size(stream).await?.last;
+        Ok(at_the_end || position > mark.0)
+    }
+
+    pub(super) async fn groups(&self, stream: &str) -> Result<Vec<StreamInfoGroup>, Error> {
         let reply: StreamInfoGroupsReply = redis::cmd("XINFO")
             .arg("GROUPS")
             .arg(stream)
@@ -236,6 +258,34 @@ impl Bus {
         })
     }
 
+    /// What every group of a stream has finished; `None` when there is no such stream.
+    pub(super) async fn finished(&self, stream: &str) -> Result<Option<Finished>, Error> {
+        let there: bool = redis::cmd("EXISTS")
+            .arg(stream)
+            .query_async(&mut self.manager.clone())
+            .await?;
+        if !there {
+            return Ok(None);
+        }
+        let mut groups = Vec::new();
+        for group in self.groups(stream).await? {
+            let read = EntryId::parse(&group.last_delivered_id).ok_or(Error::Reply("XINFO"))?;
+            let mut pending = Vec::new();
+            if group.pending > 0 {
+                let reply: Vec<(String, String, u64, u64)> = redis::cmd("XPENDING")
+                    .arg(stream)
+                    .arg(&group.name)
+                    .arg(&["-", "+"])
+                    .arg(PENDING)
+                    .query_async(&mut self.manager.clone())
+                    .await?;
+                pending.extend(reply.iter().filter_map(|(id, ..)| EntryId::parse(id)));
+            }
+            groups.push((read, pending));
+        }
+        Ok(Some(Finished(groups)))
+    }
+
     /// The first entry that a group still needs: its oldest unfinished one, or what it read last.
     async fn position(&self, stream: &str, group: &StreamInfoGroup) -> Result<EntryId, Error> {
         let read = EntryId::parse(&group.last_delivered_id).ok_or(Error::Reply("XINFO"))?;
@@ -255,6 +305,26 @@ impl Bus {
             .as_deref()
             .and_then(EntryId::parse)
             .map_or(read, |oldest| oldest.min(read)))
+    }
+}
+
+/// How many unfinished entries of a group are told apart; what comes after them counts as unfinished.
+const PENDING: usize = 10_000;
+
+/// Of each group, what it was given last, and what of this it has not finished.
+pub(super) struct Finished(Vec<(EntryId, Vec<EntryId>)>);
+
+impl Finished {
+    /// Whether every group is done with an entry. Where there is no group, nobody is.
+    pub(super) fn contains(&self, id: &str) -> bool {
+        let Some(id) = EntryId::parse(id) else {
+            return false;
+        };
+        let done = |(read, pending): &(EntryId, Vec<EntryId>)| {
+            let cut = pending.len() >= PENDING && pending.last().is_none_or(|last| id > *last);
+            id <= *read && !cut && !pending.contains(&id)
+        };
+        !self.0.is_empty() && self.0.iter().all(done)
     }
 }
 
@@ -286,9 +356,13 @@ struct Size {
     first: Option<String>,
 }
 
+/// A place in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(EntryId);
+
 /// A stream entry's id, in the order of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct EntryId(u64, u64);
+pub(super) struct EntryId(u64, u64);
 
 impl EntryId {
     fn parse(text: &str) -> Option<Self> {

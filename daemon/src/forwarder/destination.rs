@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::breaker::Sign;
 use super::format::Message;
 use super::options::Settings;
+use crate::failpoint;
 
 /// For making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,6 +121,7 @@ impl Destination {
                 wait: None,
             },
             Ok(Ok(response)) => {
+                failpoint::reach("after_http_sent");
                 let answer = judge(response.status(), response.headers());
                 let _ = timeout(BODY_TIME, pass_over(response)).await;
                 answer
@@ -162,8 +164,8 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Answer {
     }
 }
 
-/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
-fn retry_after(text: &str) -> Option<Duration> {
+/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3); at most an hour.
+pub(crate) fn retry_after(text: &str) -> Option<Duration> {
     let text = text.trim();
     let wait = if let Ok(seconds) = text.parse::<u64>() {
         Duration::from_secs(seconds)

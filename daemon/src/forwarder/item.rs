@@ -3,9 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use metrics::counter;
+use shared::streams::events;
 use tokio::time::Instant;
 
+use super::STAGE;
 use super::format::Head;
+use crate::erasure::{Tombstones, Verdict};
+use crate::metrics::ERASED_REWRITTEN;
 
 /// Where an item comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub(super) struct Item {
     pub(super) took: Option<Duration>,
     /// Why it failed last.
     pub(super) trouble: &'static str,
+    /// The version of the list of erased viewers that it was held against.
+    pub(super) erased: Option<i64>,
 }
 
 impl Item {
@@ -65,6 +72,25 @@ impl Item {
             key: None,
             took: None,
             trouble: "not sent yet",
+            erased: None,
+        }
+    }
+
+    /// Takes viewers who were erased out of it; `true` when it is of one of them, and not to be sent.
+    pub(super) fn is_erased(&mut self, tombstones: &Tombstones) -> bool {
+        if self.erased == Some(tombstones.version) {
+            return false;
+        }
+        self.erased = Some(tombstones.version);
+        match tombstones.judge(&self.fields) {
+            Verdict::Clean => false,
+            Verdict::Own(_) => true,
+            Verdict::Named(clean) => {
+                counter!(ERASED_REWRITTEN, "stage" => STAGE).increment(1);
+                self.fields.insert(events::EVENT.to_owned(), clean.event);
+                self.fields.insert(events::RAW.to_owned(), clean.raw);
+                false
+            }
         }
     }
 

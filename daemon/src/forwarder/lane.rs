@@ -27,7 +27,8 @@ use super::destination::Answer;
 use super::format::{Head, message};
 use super::item::{Item, Origin, age};
 use super::ledger::{Outcome, UNREACHABLE};
-use super::queues::{Shared, Slot};
+use super::queues::{Shared, Slot, locked};
+use crate::failpoint;
 use crate::metrics::{FORWARD_REQUEST, FORWARD_RETRIED};
 
 /// The wait before the first repetition, and the longest.
@@ -94,7 +95,7 @@ impl Lane {
         if self.letters.is_empty() && self.live.is_empty() {
             return self.shared.leave(&self.room).then_some(());
         }
-        if self.expire().await? {
+        if self.erase().await? || self.expire().await? {
             return Some(());
         }
         let now = Instant::now();
@@ -158,6 +159,8 @@ impl Lane {
             }
         }
         self.repeat = None;
+        // Whatever was repeated before them: each event has its own schedule.
+        self.delay = FIRST;
         Some(())
     }
 
@@ -186,6 +189,30 @@ impl Lane {
             }
         }
         Some(())
+    }
+
+    /// Drops what is of viewers who were erased since it was read, and takes them out of the rest:
+    /// whether there was something to drop.
+    async fn erase(&mut self) -> Option<bool> {
+        let tombstones = locked(&self.shared.erased).clone();
+        let mut gone = Vec::new();
+        for queue in [&mut self.letters, &mut self.live] {
+            let mut kept = VecDeque::with_capacity(queue.len());
+            for mut item in queue.drain(..) {
+                if item.is_erased(&tombstones) {
+                    gone.push((item, Outcome::Erased));
+                } else {
+                    kept.push_back(item);
+                }
+            }
+            *queue = kept;
+        }
+        if gone.is_empty() {
+            return Some(false);
+        }
+        self.repeat = None;
+        self.settle(gone).await?;
+        Some(true)
     }
 
     /// Puts aside what no request can help: whether there was some.
@@ -220,6 +247,7 @@ impl Lane {
             return Some(false);
         }
         self.repeat = None;
+        self.delay = FIRST;
         self.settle(aside).await?;
         Some(true)
     }
@@ -301,6 +329,7 @@ impl Lane {
         }
         match answer {
             Answer::Taken(_) => {
+                failpoint::reach("after_http_2xx");
                 let sent: Vec<_> = queue
                     .drain(..count)
                     .map(|item| (item, Outcome::Forwarded))
@@ -454,7 +483,7 @@ impl Lane {
                     reason,
                     error: error.chars().take(ERROR_CHARS).collect(),
                 },
-                forwarded @ Outcome::Forwarded => forwarded,
+                other @ (Outcome::Forwarded | Outcome::Erased) => other,
             };
             (item, outcome)
         });

@@ -20,10 +20,11 @@ use super::STAGE;
 use super::item::{Item, Origin};
 use crate::bus::trim::Lost;
 use crate::bus::{Bus, Entry};
+use crate::erasure::REASON;
 use crate::metrics::DEAD_LETTERS;
-use crate::storage::database::{Database, Failure, Rights};
+use crate::outage::Outage;
+use crate::storage::database::{Database, Failure, Rights, timed};
 use crate::storage::dead_letters::{insert_in, letter};
-use crate::storage::outage::Outage;
 
 /// The dead letters that are redriven by themselves.
 pub(super) const UNREACHABLE: &str = "FORWARD_UNREACHABLE";
@@ -51,6 +52,8 @@ pub(super) struct Settled {
 pub(super) enum Outcome {
     /// The destination has it.
     Forwarded,
+    /// It is of a viewer who was erased, and was dropped.
+    Erased,
     /// It is among the dead letters.
     Dead {
         /// The category.
@@ -308,7 +311,7 @@ async fn patient<T>(
     outage: &mut Outage,
     stop: &CancellationToken,
 ) -> Option<Option<T>> {
-    let asked = tokio::time::timeout(TIMEOUT, asking);
+    let asked = tokio::time::timeout(TIMEOUT, timed("forward", asking));
     let failure = match stop.run_until_cancelled(asked).await? {
         Ok(Ok(answer)) => {
             outage.over();
@@ -409,6 +412,15 @@ async fn write(
                     )
                     .await?;
             }
+            // Its letter is removed by the erasure; until then it is none that is sent again.
+            (Origin::Letter(id), Outcome::Erased) => {
+                transaction
+                    .execute_typed(
+                        "UPDATE dead_letters SET reason = $2 WHERE dead_letter_id = $1",
+                        &[(id, Type::INT8), (&REASON, Type::TEXT)],
+                    )
+                    .await?;
+            }
             (Origin::Entry(_), _) => {}
         }
     }
@@ -442,7 +454,7 @@ async fn log(
             "INSERT INTO forward_log AS known (event_id, stream_id, seq_no, session_id, event_type, state, reason, attempts,
                 status, idempotency_key, destination, entry, queued_at, first_attempt_at, request_ms, settled_at)
              SELECT event_id, stream_id, seq_no, session_id, event_type, CASE WHEN reason IS NULL THEN 'forwarded'
-                    WHEN reason = 'FORWARD_REJECTED' THEN 'rejected' ELSE 'dead_lettered' END, reason, attempts,
+                    WHEN reason IN ('FORWARD_REJECTED', 'erased') THEN 'rejected' ELSE 'dead_lettered' END, reason, attempts,
                 status, idempotency_key, $15, entry, queued_at, first_attempt_at, request_ms, settled_at
              FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
                 AS new (event_id, stream_id, seq_no, session_id, event_type, reason, attempts, status, idempotency_key,
@@ -461,6 +473,7 @@ async fn log(
                 (column!(|_one, head| head.event_type.as_str()), Type::TEXT_ARRAY),
                 (column!(|one, _head| match &one.outcome {
                     Outcome::Forwarded => None,
+                    Outcome::Erased => Some(REASON),
                     Outcome::Dead { reason, .. } => Some(*reason),
                 }), Type::TEXT_ARRAY),
                 (column!(|one, _head| i32::try_from(one.item.attempts).unwrap_or(i32::MAX)), Type::INT4_ARRAY),

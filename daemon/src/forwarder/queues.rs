@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::item::Item;
 use super::ledger::{Ledger, Outcome, Settled};
 use super::{Outlet, STAGE};
-use crate::bus::{Bus, Entry, LEASE};
+use crate::bus::{Bus, Entry, ROLE_LEASE};
+use crate::erasure::Tombstones;
 use crate::metrics::FORWARD_LOST;
-use crate::storage::outage::Outage;
+use crate::outage::Outage;
 
 /// A place in the queue of a room.
 pub(super) enum Slot {
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     pub(super) rooms: Mutex<Rooms>,
     pub(super) outcomes: mpsc::Sender<(Vec<Settled>, oneshot::Sender<()>)>,
     pub(super) renewed: Arc<Mutex<Instant>>,
+    /// Viewers who were erased.
+    pub(super) erased: Mutex<Arc<Tombstones>>,
 }
 
 #[derive(Default)]
@@ -156,7 +159,7 @@ impl Shared {
 
     /// Whether the lease was renewed in time.
     pub(super) fn lease_holds(&self) -> bool {
-        locked(&self.renewed).elapsed() < LEASE
+        locked(&self.renewed).elapsed() < ROLE_LEASE
     }
 }
 

@@ -16,8 +16,9 @@ use super::ledger::{Ledger, Outcome, Settled, as_entry};
 use super::queues::{Shared, locked};
 use super::shard::BATCH;
 use crate::bus::{Bus, DeadLetter, Entry};
-use crate::metrics::{FORWARD_DEAD, FORWARDED};
-use crate::storage::outage::Outage;
+use crate::failpoint;
+use crate::metrics::{ERASED_DROPPED, FORWARD_DEAD, FORWARDED};
+use crate::outage::Outage;
 
 /// Records what became of events, several at a time.
 pub(super) struct Recorder {
@@ -116,6 +117,10 @@ impl Recorder {
 
     /// Counts, and has the entries acknowledged.
     fn finish(&self, settled: &[Settled]) {
+        let dead = |one: &Settled| matches!(one.outcome, Outcome::Dead { .. });
+        if settled.iter().any(dead) {
+            failpoint::reach("after_dlq_commit");
+        }
         let shared = self.rooms.upgrade();
         for one in settled {
             let item = &one.item;
@@ -133,6 +138,10 @@ impl Recorder {
                         event_id = event_id.map(tracing::field::display),
                         "forwarded"
                     );
+                }
+                Outcome::Erased => {
+                    counter!(ERASED_DROPPED, "stage" => STAGE).increment(1);
+                    tracing::debug!(stage = STAGE, stream_id, reason = "erased", "not forwarded");
                 }
                 Outcome::Dead { reason, error } => {
                     counter!(FORWARD_DEAD, "reason" => *reason).increment(1);

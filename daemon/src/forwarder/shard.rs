@@ -26,13 +26,13 @@ use super::ledger::Ledger;
 use super::queues::{Shared, Slot, entry_id, locked};
 use super::recorder::Recorder;
 use super::{Outlet, STAGE};
-use crate::bus::{self, Bus, Consumer, Entry, LEASE, Owner, RENEW, Role};
+use crate::bus::erased::Followed;
+use crate::bus::{self, Bus, Consumer, Entry, Owner, ROLE_LEASE, ROLE_RENEW, Role};
 use crate::metrics::{
     FORWARD_ACTIVE, FORWARD_BREAKER, FORWARD_LAG, FORWARD_LANES, FORWARD_LOST, FORWARD_SKIPPED,
-    REDIS_ERRORS,
 };
+use crate::outage::Outage;
 use crate::storage::database::Database;
-use crate::storage::outage::Outage;
 
 /// Name inside the group: fixed, so that the next process finds what this one left unfinished.
 const CONSUMER: &str = "forwarder";
@@ -75,7 +75,7 @@ impl Shard {
             match stop.run_until_cancelled(self.take_lease(&renewed)).await {
                 None => break,
                 Some(Err(error)) => {
-                    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+                    bus::note(STAGE, &error);
                     if !outage.wait(&error, &stop).await {
                         break;
                     }
@@ -120,7 +120,7 @@ impl Shard {
         let began = Instant::now();
         let ours = self
             .bus
-            .hold(Role::Forwarder(self.number), self.owner, LEASE)
+            .hold(Role::Forwarder(self.number), self.owner, ROLE_LEASE)
             .await?;
         if ours {
             *locked(renewed) = began;
@@ -130,11 +130,11 @@ impl Shard {
 
     /// Renews the lease in time, until it is lost. While Redis is away nobody else can have it.
     async fn lease_lost(&self, renewed: &Mutex<Instant>) {
-        let mut due = *locked(renewed) + RENEW;
+        let mut due = *locked(renewed) + ROLE_RENEW;
         loop {
             sleep_until(due).await;
             match self.take_lease(renewed).await {
-                Ok(true) => due = *locked(renewed) + RENEW,
+                Ok(true) => due = *locked(renewed) + ROLE_RENEW,
                 Ok(false) => return,
                 Err(error) => {
                     tracing::debug!(stage = STAGE, %error, "cannot renew the lease");
@@ -157,6 +157,7 @@ impl Shard {
             rooms: Mutex::default(),
             outcomes,
             renewed: renewed.clone(),
+            erased: Mutex::default(),
         });
         // Longer than the lanes: what these have finished is recorded after the stop.
         let last = CancellationToken::new();
@@ -176,6 +177,7 @@ impl Shard {
             shared,
             lanes: JoinSet::new(),
             round: Instant::now(),
+            erased: Followed::new(self.bus.clone()),
             stop: stop.clone(),
         };
         reader.run().await;
@@ -210,6 +212,7 @@ struct Reader {
     shared: Arc<Shared>,
     lanes: JoinSet<()>,
     round: Instant,
+    erased: Followed,
     stop: CancellationToken,
 }
 
@@ -223,7 +226,7 @@ impl Reader {
             match self.step().await {
                 Some(Ok(())) => outage.over(),
                 Some(Err(error)) => {
-                    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
+                    bus::note(STAGE, &error);
                     if !outage.wait(&error, &self.stop).await {
                         return;
                     }
@@ -245,6 +248,12 @@ impl Reader {
         let stop = self.stop.clone();
         if let Err(error) = stop.run_until_cancelled(self.acknowledge()).await? {
             return Some(Err(error));
+        }
+        // Before anything is read: who was erased is not forwarded.
+        match stop.run_until_cancelled(self.erased.refresh()).await? {
+            Ok(true) => *locked(&self.shared.erased) = self.erased.current().clone(),
+            Ok(false) => {}
+            Err(error) => return Some(Err(error)),
         }
         if self.round.elapsed() > ROUND {
             self.look_around(false).await?;

@@ -1,7 +1,7 @@
-//! Obeys the control stream: who is to be followed from now on.
+//! Obeys the control stream: who is to be followed from now on, and what is to be shown again.
 //!
 //! In: the entries of `ttlc:control` ([`Command`]), read by one daemon at a time as group `ingest`.
-//! Out: the tracked set in Redis, which all daemons look at; an entry is acknowledged after that. A
+//! Out: the tracked set and the list of replays in Redis, which all daemons look at; an entry is acknowledged after that. A
 //! crash in between lets it be obeyed again, which changes nothing. What is no command becomes a
 //! dead letter, and the next one is obeyed. While Redis is away, commands wait in it.
 
@@ -11,11 +11,13 @@ use jiff::Timestamp as Clock;
 use metrics::counter;
 use shared::control::{COMMAND, Command};
 use shared::streams::GROUP_INGEST;
+use shared::time::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::reconnect::jittered;
 use crate::bus::{self, Bus, Consumer, DeadLetter, Entry, Owner, Role, Tracked};
 use crate::metrics::COMMANDS;
+use crate::replay;
 
 /// How long the role of the reader holds, and how long others wait before they ask for it.
 const LEASE: Duration = Duration::from_secs(10);
@@ -84,20 +86,36 @@ async fn turn(
         return Ok(());
     }
     let wait = WAIT / u32::try_from(readers.len()).unwrap_or(1).max(1);
-    for reader in readers {
+    for (shard, reader) in (0..).zip(readers) {
+        let stream = bus.names().control(shard);
         for entry in reader.read(BATCH, wait).await? {
-            take(bus, &entry).await?;
+            take(bus, &stream, &entry).await?;
             reader.ack(&[entry.id]).await?;
         }
     }
     Ok(())
 }
 
-async fn take(bus: &Bus, entry: &Entry) -> Result<(), bus::Error> {
+async fn take(bus: &Bus, stream: &str, entry: &Entry) -> Result<(), bus::Error> {
     let now = Clock::now().into();
-    let (unique_id, follow) = match Command::parse(entry.get(COMMAND).unwrap_or_default()) {
-        Ok(Command::Track { unique_id }) => (unique_id, true),
-        Ok(Command::Untrack { unique_id }) => (unique_id, false),
+    match Command::parse(entry.get(COMMAND).unwrap_or_default()) {
+        Ok(Command::Track { unique_id }) => follow(bus, unique_id, true, now).await,
+        Ok(Command::Untrack { unique_id }) => follow(bus, unique_id, false, now).await,
+        Ok(Command::ReplayStart {
+            session_id,
+            replay_id,
+            speed,
+        }) => {
+            counter!(COMMANDS, "command" => "replay.start").increment(1);
+            let replay_id = replay_id.unwrap_or_else(|| replay::derived_id(stream, &entry.id));
+            replay::ask_for(bus, replay_id, session_id, speed, now).await
+        }
+        Ok(Command::ReplayCancel { replay_id }) => {
+            counter!(COMMANDS, "command" => "replay.cancel").increment(1);
+            let cancelled = bus.cancel_replay(replay_id, now).await?;
+            tracing::info!(stage = "ingest", %replay_id, ?cancelled, command = "replay.cancel", "obeying");
+            Ok(())
+        }
         Err(error) => {
             counter!(COMMANDS, "command" => "bad").increment(1);
             tracing::warn!(stage = "ingest", entry = entry.id, %error, reason = "COMMAND_ERROR",
@@ -109,9 +127,17 @@ async fn take(bus: &Bus, entry: &Entry) -> Result<(), bus::Error> {
                 payload: entry.to_json(),
                 failed_at: now,
             };
-            return bus.dead_letter(&letter).await;
+            bus.dead_letter(&letter).await
         }
-    };
+    }
+}
+
+async fn follow(
+    bus: &Bus,
+    unique_id: String,
+    follow: bool,
+    now: Timestamp,
+) -> Result<(), bus::Error> {
     let command = if follow { "track" } else { "untrack" };
     counter!(COMMANDS, "command" => command).increment(1);
     tracing::info!(stage = "ingest", creator = unique_id, command, "obeying");

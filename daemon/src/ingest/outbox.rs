@@ -24,7 +24,7 @@ use super::lease::Leases;
 use super::session::json_size;
 use super::spool::log::{Log, Remembered};
 use super::spool::{self, Spool};
-use crate::bus::{Bus, Claim, DeadLetter, Error, Memory, Published, RoomBatch};
+use crate::bus::{Bus, Claim, DeadLetter, Error, Incarnation, Memory, Published, RoomBatch};
 
 /// For what is neither on the disk nor published, in bytes as they go to Redis.
 const BUFFER: usize = 32 * 1024 * 1024;
@@ -50,6 +50,8 @@ pub(super) trait Sink: Clone + Send + Sync + 'static {
     fn claim(&self, stream_id: &str) -> impl Future<Output = Result<Option<Memory>, Error>> + Send;
     /// Gives it back, unless somebody here reads it.
     fn release(&self, stream_id: &str) -> impl Future<Output = ()> + Send;
+    /// Which Redis it is.
+    fn incarnation(&self) -> impl Future<Output = Result<Incarnation, Error>> + Send;
     /// Redis says that a room is not ours.
     fn lose(&self, stream_id: &str);
 }
@@ -90,6 +92,10 @@ impl Sink for Raw {
         {
             tracing::debug!(stage = "ingest", stream_id, %error, "the lease lapses by itself");
         }
+    }
+
+    async fn incarnation(&self) -> Result<Incarnation, Error> {
+        self.bus.incarnation().await
     }
 
     fn lose(&self, stream_id: &str) {

@@ -8,7 +8,8 @@
 //! **Crash**: what came in the last 100 ms (or 256 KiB) may be lost; it was acknowledged to TikTok
 //! and not synced. The rest is there at the next start, before anything new: what was published
 //! already is recognised by Redis. **Redis away**: memory holds 32 MiB, the disk the rest.
-//! **Redis lost something**: what was published stays here for a minute, to be published again.
+//! **Redis lost something**: what was published stays here for a minute, to be published again;
+//! `spans` says what there was before.
 //! **Full**: messages are dropped by their worth, and each run of dropped numbers is a gap.
 //! **Damage**: a record whose checksum is wrong is skipped; what is missing of a session becomes a
 //! gap. **Disk refuses**: messages stay in memory, and reading pauses when that is full.
@@ -17,6 +18,7 @@ pub(super) mod log;
 pub(super) mod orphans;
 pub(super) mod record;
 mod slot;
+pub(super) mod spans;
 pub(super) mod worth;
 pub(super) mod writer;
 
@@ -26,11 +28,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use self::log::{Item, Limits, Log, Remembered, Segment, read_records};
 use self::orphans::Orphans;
 use self::record::Content;
 use self::slot::Slot;
+use self::spans::Spans;
 use self::worth::last_number;
 use self::writer::Writer;
 use super::outbox::Parcel;
@@ -42,6 +46,7 @@ const SEEN: usize = 300;
 /// Where messages wait while Redis is away.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[expect(clippy::struct_field_names, reason = "the names of the settings")]
 pub struct Options {
     /// Folder where messages wait while Redis is away, one for each Redis; `off`: only in memory
     /// [default: ttlc/spool in the user's state folder]
@@ -50,6 +55,9 @@ pub struct Options {
     /// The most that may wait there, in bytes; beyond it likes go first and gifts last
     #[arg(long, env = "SPOOL_MAX_BYTES", default_value = "2147483648", value_parser = clap::value_parser!(u64).range(64 * 1024 * 1024..))]
     pub spool_max_bytes: u64,
+    /// How long published messages stay there, in case Redis loses them, in seconds
+    #[arg(long, env = "SPOOL_KEEP_SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub spool_keep_seconds: u64,
 }
 
 fn folder(text: &str) -> Result<PathBuf, String> {
@@ -93,9 +101,8 @@ pub struct Unusable {
 #[derive(Clone, Debug)]
 pub(super) struct Last {
     pub(super) token: u64,
-    pub(super) session_id: uuid::Uuid,
-    /// The last number that is accounted for.
-    pub(super) number: u64,
+    /// The numbers that are accounted for.
+    pub(super) spans: Spans,
     /// The highest number that was published.
     pub(super) floor: u64,
 }
@@ -117,6 +124,7 @@ impl Spool {
     pub(super) fn open(options: &Options) -> Result<Self, Unusable> {
         let limits = Limits {
             disk: options.spool_max_bytes,
+            keep: Duration::from_secs(options.spool_keep_seconds),
             ..Limits::default()
         };
         match options.folder() {
@@ -143,7 +151,7 @@ impl Spool {
         let segments = slot.segments()?;
         let first = segments.first().map_or(0, |(start, _)| *start);
         let mark = slot.mark().unwrap_or(first);
-        let mut lasts = HashMap::new();
+        let mut lasts: HashMap<String, Last> = HashMap::new();
         let mut rooms = HashMap::new();
         let mut waiting = 0_u64;
         for_each(&slot, &segments, 0, |item| {
@@ -153,13 +161,16 @@ impl Spool {
             };
             let number = last_number(&envelope);
             if item.start < mark {
-                let last = Last {
-                    token,
-                    session_id: envelope.session_id,
-                    number,
-                    floor: envelope.seq_no,
-                };
-                lasts.insert(envelope.stream_id.clone(), last);
+                let last = lasts
+                    .entry(envelope.stream_id.clone())
+                    .or_insert_with(|| Last {
+                        token,
+                        spans: Spans::default(),
+                        floor: envelope.seq_no,
+                    });
+                (last.token, last.floor) = (token, envelope.seq_no);
+                last.spans
+                    .note(envelope.session_id, envelope.seq_no, number);
             }
             remember(&mut rooms, envelope);
         })?;

@@ -2,42 +2,22 @@
 //!
 //! In: an entry. Out: what is published in its place: its event or a dead letter, and before it the
 //! ends of the streaks that it shows to be over. An entry that ends the process again and again is
-//! taken alone after [`ALONE`] processes, so that no other is blamed, and given up after [`POISON`].
+//! taken alone after some of them, so that no other is blamed, and given up after [`POISON`].
 
 use metrics::counter;
 use shared::time::Timestamp;
 
 use super::run::STAGE;
 use super::{Checked, Normalizer, Reason, Rejection, limits};
-use crate::bus::{DeadLetter, Entry, Hop, Outcome};
+use crate::bus::{DeadLetter, Entry, Hop, Outcome, POISON};
+use crate::failpoint;
 use crate::metrics::{NORMALIZER_EVENTS, NORMALIZER_REJECTED, NORMALIZER_TIMEOUTS};
-
-/// Processes that died on an entry, before it is taken alone.
-const ALONE: u64 = 3;
-
-/// Processes that died on an entry, before it is given up.
-const POISON: u64 = 5;
 
 /// The reason of its dead letter.
 const POISONED: &str = "POISON";
 
 /// What stands for the message of an event that no message causes.
 const NO_RAW: &str = "{}";
-
-/// The entries in their order, those that processes died on alone.
-pub(super) fn parts(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
-    let mut parts: Vec<Vec<Entry>> = Vec::new();
-    let mut together = false;
-    for entry in entries {
-        let alone = entry.deliveries >= ALONE;
-        match parts.last_mut() {
-            Some(part) if together && !alone => part.push(entry),
-            _ => parts.push(vec![entry]),
-        }
-        together = !alone;
-    }
-    parts
-}
 
 /// What is published in its place.
 pub(super) fn hop(normalizer: &mut Normalizer, entry: &Entry) -> Hop {
@@ -66,6 +46,9 @@ fn event(
         let error = format!("{} processes have died on it", entry.deliveries);
         return Err((POISONED, error));
     }
+    failpoint::reach_with("normalizing", |text| {
+        entry.fields.values().any(|value| value == text)
+    });
     let refused = |Rejection { reason, error }| (reason.as_str(), error);
     let envelope = limits::envelope(|field| entry.get(field)).map_err(refused)?;
     let taken = normalizer.take(&envelope);
@@ -76,7 +59,9 @@ fn event(
         json,
         normalized_at: now(),
         // As it came: the exact text is what a replay normalizes again.
-        raw: entry.get("data").unwrap_or_default().to_owned(),
+        raw: taken
+            .raw
+            .unwrap_or_else(|| entry.get("data").unwrap_or_default().to_owned()),
     })
 }
 
@@ -115,29 +100,4 @@ fn dead_letter(entry: &Entry, (reason, error): (&'static str, String)) -> Outcom
 
 fn now() -> Timestamp {
     jiff::Timestamp::now().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-
-    #[test]
-    fn entries_that_processes_died_on_are_taken_alone() {
-        let entries = |deliveries: &[u64]| {
-            let entry = |(number, deliveries): (usize, &u64)| Entry {
-                id: number.to_string(),
-                fields: HashMap::new(),
-                deliveries: *deliveries,
-            };
-            parts(deliveries.iter().enumerate().map(entry).collect())
-                .iter()
-                .map(Vec::len)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(entries(&[]), [0; 0]);
-        assert_eq!(entries(&[0, 0, 2]), [3]);
-        assert_eq!(entries(&[1, 3, 5, 2, 0, 4, 0]), [1, 1, 1, 2, 1, 1]);
-    }
 }

@@ -3,7 +3,8 @@
 //! Comes in: each message's envelope and event, and from time to time that time has passed. Goes
 //! out: the event put right, and ends of gift streaks that never came. The clock of a room is the
 //! latest `ingestedAt` seen in it, so the same messages give the same events, today and in a
-//! month. A replay is a room of its own for each showing: it touches nothing of the live one.
+//! month. A replay is a room of its own for each showing: it touches nothing of the live one, and
+//! its last message (`ControlEvent.REPLAY_END`) concludes and forgets it.
 //!
 //! Where a room's clock stands still (nothing is said any more) the wall clock helps: a streak of
 //! which nothing was heard for [`SILENT`] is over, though only while nothing can be on its way:
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::event::{Payload, StreakState, UnifiedEvent};
-use shared::raw::{Envelope, Source};
+use shared::raw::{Envelope, RawData, Source, control};
 use tokio::time::Instant;
 
 use super::catalogue::Catalogue;
@@ -114,6 +115,12 @@ impl Memory {
         now: Instant,
     ) -> Vec<UnifiedEvent> {
         let scope = scope(envelope);
+        if let Some(whole) = replay_end(envelope) {
+            let mut concluded = self.forget(&scope);
+            concluded.sort_by_key(|event| event.seq_no);
+            // Where the showing was broken off, nothing has come to its end.
+            return if whole { concluded } else { Vec::new() };
+        }
         let remembers = match event.as_deref().map(|event| &event.payload) {
             Some(Payload::Gift(gift)) => gift.streak.state != StreakState::Single,
             Some(Payload::Like(_)) => true,
@@ -213,6 +220,17 @@ impl Memory {
             (&one.stream_id, one.seq_no).cmp(&(&other.stream_id, other.seq_no))
         });
         concluded
+    }
+
+    /// Forgets streaks that a test says so of, by their text as it is written down.
+    pub(super) fn forget_streaks(&mut self, test: impl Fn(&str, &str) -> bool) {
+        for (scope, room) in &mut self.rooms {
+            room.streaks.forget(&test);
+            if room.streaks.is_changed() {
+                self.changed.insert(scope.clone());
+            }
+        }
+        self.open = self.rooms.values().map(|room| room.streaks.open()).sum();
     }
 
     /// Something was in the way of messages: silence counts from now on.
@@ -395,6 +413,15 @@ fn scope(envelope: &Envelope) -> String {
         Source::Live => envelope.stream_id.clone(),
         Source::Replay => format!("{}/{}", envelope.stream_id, envelope.session_id),
     }
+}
+
+/// Whether a message ends a showing, and if so whether all of it was shown.
+fn replay_end(envelope: &Envelope) -> Option<bool> {
+    let RawData::Json(data) = &envelope.data else {
+        return None;
+    };
+    let ends = envelope.source == Source::Replay && envelope.kind == control::REPLAY_END;
+    ends.then(|| data.get("state").and_then(|state| state.as_str()) == Some("done"))
 }
 
 #[cfg(test)]

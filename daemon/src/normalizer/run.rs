@@ -15,20 +15,20 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
-use metrics::{counter, gauge, histogram};
+use metrics::{gauge, histogram};
 use shared::streams::GROUP_NORMALIZER;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{hop, parts, timeout};
+use super::entry::{hop, timeout};
 use super::lease::{Lease, STANDBY};
 use super::{Known, Normalizer, SchemaError};
+use crate::bus::erased::Followed;
 use crate::bus::{self, Batch, Bus, Consumer, Entry, Hop, Hopped, Outcome, ROLE_LEASE};
-use crate::metrics::{
-    NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS, REDIS_ERRORS,
-};
+use crate::failpoint;
+use crate::metrics::{NORMALIZER_ACTIVE, NORMALIZER_HOP, NORMALIZER_MESSAGE, NORMALIZER_STREAKS};
+use crate::outage::Outage;
 
 /// Name of this stage in logs and dead letters.
 pub(super) const STAGE: &str = "normalizer";
@@ -80,6 +80,7 @@ pub async fn run(options: Options, bus: Bus, stop: CancellationToken) -> Result<
             batch: options.normalizer_batch.into(),
             counts: Counts::new(),
             lease: Lease::new(bus.clone(), number),
+            erased: Followed::new(bus.clone()),
             bus: bus.clone(),
             done: 0,
             looked: Instant::now(),
@@ -103,6 +104,8 @@ struct Shard {
     counts: Counts,
     lease: Lease,
     bus: Bus,
+    /// Viewers who were erased.
+    erased: Followed,
     /// The number of the last batch.
     done: u64,
     /// When unfinished entries were last looked for.
@@ -147,17 +150,22 @@ impl Shard {
 
     /// Waits for the lease of the shard, and for what its last holder remembered; `None` to stop.
     async fn hold(&mut self, stop: &CancellationToken) -> Option<()> {
-        let mut delays = delays();
+        let mut outage = Outage::new("redis");
         let mut told = false;
         loop {
             let taken = async {
                 if !self.lease.take().await? {
                     return Ok(None);
                 }
+                // Before anything is taken: who was erased stays so.
+                if self.erased.refresh().await? {
+                    self.normalizer.set_erased(self.erased.current().clone());
+                }
                 self.bus.normalizer_state(self.number).await.map(Some)
             };
             match stop.run_until_cancelled(taken).await? {
                 Ok(Some(state)) => {
+                    outage.over();
                     if state.batch == 0 && self.done > 0 {
                         // Redis was wiped: what we remember is all there is.
                         self.normalizer.all_changed();
@@ -169,6 +177,7 @@ impl Shard {
                     return Some(());
                 }
                 Ok(None) => {
+                    outage.over();
                     if !std::mem::replace(&mut told, true) {
                         tracing::info!(
                             stage = STAGE,
@@ -178,7 +187,7 @@ impl Shard {
                     }
                     stop.run_until_cancelled(sleep(STANDBY)).await?;
                 }
-                Err(error) => wait(self.number, &error, &mut delays, stop).await?,
+                Err(error) => wait(&error, &mut outage, stop).await?,
             }
         }
     }
@@ -195,12 +204,13 @@ impl Shard {
     /// Reads entries, perhaps none, and publishes what becomes of them.
     async fn round(&mut self, stop: &CancellationToken) -> Result<(), Left> {
         self.list_gifts().await;
+        self.list_erased().await;
         let entries = self.read(stop).await?;
         if entries.is_empty() && self.looked.elapsed() > LOOK_AGAIN {
             self.consumer.read_history_again();
             self.looked = Instant::now();
         }
-        for entries in parts(entries) {
+        for entries in bus::consumer::parts(entries) {
             self.begin(&entries, stop).await?;
             let began = Instant::now();
             let hops: Vec<Hop> = entries
@@ -210,7 +220,9 @@ impl Shard {
             #[expect(clippy::cast_precision_loss, reason = "at most a thousand")]
             let mean = began.elapsed().as_secs_f64() / hops.len() as f64;
             histogram!(NORMALIZER_MESSAGE).record(mean);
+            failpoint::reach("before_hop");
             self.publish(hops, stop).await?;
+            failpoint::reach("after_hop");
         }
         if self.consumer.is_drained() && self.passed.elapsed() > PASS {
             self.passed = Instant::now();
@@ -221,7 +233,7 @@ impl Shard {
 
     /// The next entries, perhaps none. Stops between batches at once.
     async fn read(&mut self, stop: &CancellationToken) -> Result<Vec<Entry>, Left> {
-        let mut delays = delays();
+        let mut outage = Outage::new("redis");
         loop {
             if self.lease.renewed.elapsed() > ROLE_LEASE {
                 return Err(Left::Lost); // as after an outage, or a sleep of the machine
@@ -232,18 +244,22 @@ impl Shard {
                 () = stop.cancelled() => return Err(Left::Stop),
             };
             match read {
-                Ok(entries) => return Ok(entries),
-                Err(error) => self.interrupted(&error, &mut delays, stop).await?,
+                Ok(entries) => {
+                    outage.over();
+                    return Ok(entries);
+                }
+                Err(error) => self.interrupted(&error, &mut outage, stop).await?,
             }
         }
     }
 
     /// Counts an attempt on entries that other processes did not finish.
     async fn begin(&mut self, entries: &[Entry], stop: &CancellationToken) -> Result<(), Left> {
-        let mut delays = delays();
+        let mut outage = Outage::new("redis");
         while let Err(error) = self.consumer.begin(entries).await {
-            self.interrupted(&error, &mut delays, stop).await?;
+            self.interrupted(&error, &mut outage, stop).await?;
         }
+        outage.over();
         Ok(())
     }
 
@@ -273,7 +289,7 @@ impl Shard {
         if batch.hops.is_empty() && batch.state.is_empty() {
             return Ok(());
         }
-        let mut delays = delays();
+        let mut outage = Outage::new("redis");
         loop {
             let began = Instant::now();
             let hopped = tokio::select! {
@@ -283,6 +299,7 @@ impl Shard {
             };
             match hopped {
                 Ok(Hopped::Done(published)) => {
+                    outage.over();
                     self.lease.renewed = began;
                     self.done = batch.number;
                     histogram!(NORMALIZER_HOP).record(began.elapsed().as_secs_f64());
@@ -310,7 +327,7 @@ impl Shard {
                     if let Err(error) = self.consumer.survived(&ids).await {
                         tracing::debug!(stage = STAGE, %error, "the attempt stays counted");
                     }
-                    self.interrupted(&error, &mut delays, stop).await?;
+                    self.interrupted(&error, &mut outage, stop).await?;
                 }
             }
         }
@@ -320,12 +337,24 @@ impl Shard {
     async fn interrupted(
         &mut self,
         error: &bus::Error,
-        delays: &mut impl Iterator<Item = Duration>,
+        outage: &mut Outage,
         stop: &CancellationToken,
     ) -> Result<(), Left> {
-        let waited = wait(self.number, error, delays, stop).await;
+        let waited = wait(error, outage, stop).await;
         self.normalizer.interrupted(Instant::now());
         waited.ok_or(Left::Stop)
+    }
+
+    /// Looks whether somebody was erased. Without an answer the list stays what it was: the storage
+    /// writer checks again, against the database.
+    async fn list_erased(&mut self) {
+        match self.erased.refresh().await {
+            Ok(true) => self.normalizer.set_erased(self.erased.current().clone()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::debug!(stage = STAGE, %error, "cannot read who was erased");
+            }
+        }
     }
 
     /// Reads the list of gifts when it is time; without it gifts that do not say what they are
@@ -351,35 +380,11 @@ impl Shard {
 }
 
 /// Waits after a failure of Redis; `None` to stop.
-async fn wait(
-    shard: u32,
-    error: &bus::Error,
-    delays: &mut impl Iterator<Item = Duration>,
-    stop: &CancellationToken,
-) -> Option<()> {
-    counter!(REDIS_ERRORS, "stage" => STAGE).increment(1);
-    let delay = delays.next().unwrap_or(MAX_DELAY);
-    tracing::warn!(
-        stage = STAGE,
-        shard,
-        %error,
-        retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-        "redis does not answer as it should, trying again"
-    );
-    stop.run_until_cancelled(sleep(delay)).await
-}
-
-const MAX_DELAY: Duration = Duration::from_secs(5);
-
-/// 100 ms, doubling to 5 s, with jitter, without end.
-fn delays() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_DELAY)
-        .with_jitter()
-        .without_max_times()
-        .build()
-        .map(|delay| delay.min(MAX_DELAY))
+async fn wait(error: &bus::Error, outage: &mut Outage, stop: &CancellationToken) -> Option<()> {
+    outage
+        .wait_for_redis(STAGE, error, stop)
+        .await
+        .then_some(())
 }
 
 /// What has been done since the last report.
@@ -422,18 +427,5 @@ impl Counts {
             );
         }
         *self = Self::new();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_grow_to_their_limit_and_never_end() {
-        let delays: Vec<Duration> = delays().take(1_000).collect();
-        assert!(delays[0] < Duration::from_secs(1));
-        assert!(delays.iter().all(|delay| *delay <= MAX_DELAY));
-        assert_eq!(delays.last(), Some(&MAX_DELAY));
     }
 }

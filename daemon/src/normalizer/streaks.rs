@@ -220,6 +220,21 @@ impl Streaks {
         self.open.values().map(|open| open.at).min()
     }
 
+    /// Forgets what a test says of its key and its text as it is written down, with nothing in its
+    /// place: neither is it concluded.
+    pub(super) fn forget(&mut self, test: impl Fn(&str, &str) -> bool) {
+        let keys: Vec<String> = self
+            .keys()
+            .filter(|key| test(key, &self.text(key).unwrap_or_default()))
+            .cloned()
+            .collect();
+        for key in keys {
+            self.open.remove(&key);
+            self.over.remove(&key);
+            self.changed.insert(key);
+        }
+    }
+
     /// How many are open.
     pub(super) fn open(&self) -> usize {
         self.open.len()

@@ -7,21 +7,26 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use metrics::histogram;
+use metrics::{counter, histogram};
+use serde_json::Value;
 use shared::event::{Payload, StreakState, UnifiedEvent};
-use shared::raw::Envelope;
+use shared::raw::{Envelope, RawData, control};
 use tokio::time::Instant;
 
 use super::catalogue::Known;
 use super::memory::Memory;
 use super::{Contract, Reason, Rejection, SchemaError, normalize};
-use crate::metrics::NORMALIZER_VALIDATION;
+use crate::bus::erased::{Followed, remembers_erased};
+use crate::erasure::{NO_RAW, Tombstones, forget_undecoded, gap_data};
+use crate::metrics::{ERASED_DROPPED, ERASED_REWRITTEN, NORMALIZER_VALIDATION};
 
 /// Mapping, memory and contract of one shard's rooms.
 pub struct Normalizer {
     contract: Contract,
     memory: Memory,
+    erased: Arc<Tombstones>,
     /// Events so far: the cost of checking is measured for one of [`SAMPLE`].
     events: u64,
 }
@@ -44,6 +49,9 @@ pub struct Taken {
     pub timeouts: Vec<Checked>,
     /// Its event.
     pub event: Result<Checked, Rejection>,
+    /// What is published as the raw data, where that is not what came: something of a viewer who was
+    /// erased was in it.
+    pub raw: Option<String>,
 }
 
 impl Normalizer {
@@ -55,6 +63,7 @@ impl Normalizer {
         Ok(Self {
             contract: Contract::new()?,
             memory: Memory::default(),
+            erased: Arc::default(),
             events: 0,
         })
     }
@@ -73,6 +82,20 @@ impl Normalizer {
             }
             Ok(event)
         });
+        let mut raw = None;
+        match self.erase(envelope, &mut mapped) {
+            Erased::Nothing => {}
+            Erased::Named => {
+                counter!(ERASED_REWRITTEN, "stage" => "normalizer").increment(1);
+                raw = Some(NO_RAW.to_owned());
+            }
+            Erased::Own => {
+                counter!(ERASED_DROPPED, "stage" => "normalizer").increment(1);
+                let mut gap = self.take_at(&gap(envelope), now);
+                gap.raw = Some(gap_data(envelope.seq_no).to_string());
+                return gap;
+            }
+        }
         let concluded = self.memory.apply(envelope, mapped.as_mut().ok(), now);
         Taken {
             timeouts: self.check_all(concluded),
@@ -85,7 +108,60 @@ impl Normalizer {
                 }
                 Ok(Checked { event, json })
             }),
+            raw,
         }
+    }
+
+    /// Takes viewers who were erased out of an event that is from before. What cannot be read and names
+    /// one is treated as their own: it cannot be rewritten.
+    fn erase(&self, envelope: &Envelope, mapped: &mut Result<UnifiedEvent, Rejection>) -> Erased {
+        let at = Followed::moment(envelope.timestamp, envelope.ingested_at);
+        if !self.erased.concern(at) {
+            return Erased::Nothing;
+        }
+        let in_raw = self.erased.in_data(&envelope.data.to_text(), at);
+        let event = match mapped {
+            Err(_) if in_raw => return Erased::Own,
+            Err(_) => return Erased::Nothing,
+            Ok(event) => event,
+        };
+        let own = |user: &shared::event::User| self.erased.own(&user.user_id, at);
+        if event.user.as_ref().is_some_and(own) {
+            return Erased::Own;
+        }
+        let Ok(mut value) = serde_json::to_value(&*event) else {
+            return Erased::Nothing;
+        };
+        let mut named = in_raw;
+        for part in ["user", "payload"] {
+            if let Some(part) = value.get_mut(part) {
+                named |= self.erased.scrub(part, at);
+            }
+        }
+        if !named {
+            return Erased::Nothing;
+        }
+        forget_undecoded(&mut value);
+        match serde_json::from_value::<UnifiedEvent>(value) {
+            Ok(clean) => {
+                *event = clean;
+                Erased::Named
+            }
+            // Rather too little than too much.
+            Err(_) => Erased::Own,
+        }
+    }
+
+    /// Takes the list of erased viewers, and forgets what is remembered of them.
+    pub(crate) fn set_erased(&mut self, erased: Arc<Tombstones>) {
+        self.erased = erased;
+        self.forget_erased();
+    }
+
+    fn forget_erased(&mut self) {
+        let erased = self.erased.clone();
+        self.memory
+            .forget_streaks(|key, text| remembers_erased(&erased, key, text));
     }
 
     /// Says that time has passed, while no message is on its way: what it brought to an end.
@@ -138,11 +214,33 @@ impl Normalizer {
     /// Forgets everything, and remembers what was written down.
     pub fn restore(&mut self, fields: &HashMap<String, String>) {
         self.memory = Memory::restore(fields, Instant::now());
+        self.forget_erased();
     }
 
     /// Takes a list of gifts by their ids, in place of the last one.
     pub fn list_gifts(&mut self, listed: HashMap<String, Known>) {
         self.memory.catalogue.list(listed);
+    }
+}
+
+/// What a message has of viewers who were erased.
+enum Erased {
+    Nothing,
+    Named,
+    Own,
+}
+
+/// What stands for a message of a viewer who was erased.
+fn gap(envelope: &Envelope) -> Envelope {
+    let data = match gap_data(envelope.seq_no) {
+        Value::Object(data) => data,
+        _ => serde_json::Map::new(),
+    };
+    Envelope {
+        kind: control::GAP.to_owned(),
+        data: RawData::Json(data),
+        msg_id: None,
+        ..envelope.clone()
     }
 }
 

@@ -17,20 +17,24 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
 use super::copying;
-use super::database::{Failure, Rights};
+use super::database::{Failure, Rights, timed};
+use super::erasure::{LOOK_AT_LIST, version};
 use super::gaps::Gaps;
 use super::rooms::Rooms;
 use super::row::Row;
 use super::statistics::Statistics;
 use super::users::Users;
+use crate::failpoint;
 
 /// After so long without an answer the connection is given up. Longer than what the server
 /// allows each statement, so that normally the server's reason is seen.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// The limits are set inside the transaction: a pooler would lose those of a session. Durability
 /// is asked for by name, since entries are acknowledged after the commit; a server that is set to
-/// more than `on` keeps it.
+/// more than `on` keeps it. A writer that is frozen in the middle of its transaction is cut off
+/// before the others give up on the rows that it holds.
 const LIMITS: &str = "SET LOCAL statement_timeout = '30s'; SET LOCAL lock_timeout = '10s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '5s'; \
     SELECT set_config('synchronous_commit', 'on', true) \
     WHERE current_setting('synchronous_commit') IN ('off', 'local')";
 
@@ -45,6 +49,10 @@ pub(super) struct Stored {
     pub(super) replayed: usize,
     /// New rows of a day that has no partition.
     pub(super) in_default: usize,
+    /// Rows that stand for a message of a viewer who was erased: gaps, and no events.
+    pub(super) erased: usize,
+    /// Nothing was stored: the list of erased viewers has changed since the rows were held against it.
+    pub(super) stale: bool,
     /// Places in the batch of rows whose id belongs to another message.
     pub(super) collisions: Vec<usize>,
 }
@@ -79,15 +87,17 @@ enum Way {
     Careful,
 }
 
-/// Stores `rows` in one transaction.
+/// Stores `rows` in one transaction. They were held against the list of erased viewers up to its
+/// change `erased`.
 pub(super) async fn store(
     client: &mut Client,
     rights: Rights,
     rows: &[Row<'_>],
+    erased: i64,
     course: &mut Course,
 ) -> Result<Stored, Failure> {
     if course.careful == 0 {
-        match attempt(client, rights, rows, course, Way::Short).await {
+        match attempt(client, rights, rows, erased, course, Way::Short).await {
             // Something is stored already, or is bad, or the server copies into no such table.
             Err(failure) if failure.is_bad_data() || failure.is_unsupported() => {
                 tracing::debug!(%failure, "a batch goes the careful way");
@@ -96,7 +106,7 @@ pub(super) async fn store(
             outcome => return outcome,
         }
     }
-    let stored = attempt(client, rights, rows, course, Way::Careful).await?;
+    let stored = attempt(client, rights, rows, erased, course, Way::Careful).await?;
     course.careful -= 1;
     if stored.duplicates + stored.collisions.len() > 0 {
         course.careful = CAREFUL;
@@ -108,10 +118,12 @@ async fn attempt(
     client: &mut Client,
     rights: Rights,
     rows: &[Row<'_>],
+    erased: i64,
     course: &Course,
     way: Way,
 ) -> Result<Stored, Failure> {
-    match tokio::time::timeout(TIMEOUT, transact(client, rights, rows, course, way)).await {
+    let storing = timed("store", transact(client, rights, rows, erased, course, way));
+    match tokio::time::timeout(TIMEOUT, storing).await {
         Ok(stored) => stored,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }
@@ -121,6 +133,7 @@ async fn transact(
     client: &mut Client,
     rights: Rights,
     rows: &[Row<'_>],
+    erased: i64,
     course: &Course,
     way: Way,
 ) -> Result<Stored, Failure> {
@@ -135,13 +148,17 @@ async fn transact(
             stored.replayed += 1;
             continue;
         }
+        if row.is_erased() {
+            stored.erased += 1;
+            continue;
+        }
         match fresh.entry((row.event_id, row.part_day)) {
             Entry::Vacant(free) => {
                 free.insert(place);
                 live.push(place);
             }
             Entry::Occupied(first) => {
-                if rows[*first.get()].raw_hash == row.raw_hash {
+                if same(&rows[*first.get()], row) {
                     stored.duplicates += 1;
                 } else {
                     stored.collisions.push(place);
@@ -158,9 +175,17 @@ async fn transact(
     });
 
     let transaction = client.transaction().await?;
-    transaction
-        .batch_execute(&format!("{LIMITS}; {}", rights.begin()))
+    let answer = transaction
+        .simple_query(&format!("{LIMITS}; {}; {LOOK_AT_LIST}", rights.begin()))
         .await?;
+    if version(&answer) != erased {
+        stored = Stored {
+            stale: true,
+            ..Stored::default()
+        };
+        transaction.rollback().await?;
+        return Ok(stored);
+    }
 
     let mut rooms = Rooms::default();
     let mut users = Users::default();
@@ -168,6 +193,10 @@ async fn transact(
     let mut gaps = Gaps::default();
     for row in rows.iter().filter(|row| row.source == Source::Replay) {
         rooms.note_replay(row);
+    }
+    for row in rows.iter().filter(|row| row.is_erased()) {
+        rooms.note_erased(row);
+        gaps.note(row);
     }
     if !live.is_empty() {
         let new = match way {
@@ -197,8 +226,14 @@ async fn transact(
         // All statements are sent at once. Postgres does them one after the other, in this order.
         try_join(rooms.touch(&transaction), rest).await?;
     }
+    failpoint::reach("before_commit");
     transaction.commit().await?;
     Ok(stored)
+}
+
+/// Whether two rows with one id are the same message.
+fn same(one: &Row<'_>, other: &Row<'_>) -> bool {
+    one.raw_hash == other.raw_hash || one.raw.is_none() || other.raw.is_none()
 }
 
 /// Copies the rows at `live`, all of which are new then; returns them.
@@ -279,7 +314,7 @@ async fn insert(
         ),
         (&column(rows, live, |row| row.event), Type::TEXT_ARRAY),
         (
-            &column(rows, live, |row| row.raw.as_ref()),
+            &column(rows, live, |row| row.raw.as_deref()),
             Type::BYTEA_ARRAY,
         ),
         (&column(rows, live, |row| row.raw_format), Type::TEXT_ARRAY),
@@ -324,20 +359,23 @@ async fn compare(
         .map(|&place| rows[place].event_id.as_bytes().as_slice())
         .collect();
     let days: Vec<_> = known.iter().map(|&place| rows[place].part_day).collect();
-    let hashes: HashMap<Vec<u8>, Vec<u8>> = transaction
+    let hashes: HashMap<Vec<u8>, (Vec<u8>, bool)> = transaction
         .query_typed(
-            "SELECT event_id, raw_hash FROM events
+            "SELECT event_id, raw_hash, raw IS NULL FROM events
              JOIN unnest($1, $2) AS known (event_id, part_day) USING (event_id, part_day)",
             &[(&ids, Type::BYTEA_ARRAY), (&days, Type::DATE_ARRAY)],
         )
         .await?
         .iter()
-        .map(|row| (row.get(0), row.get(1)))
+        .map(|row| (row.get(0), (row.get(1), row.get(2))))
         .collect();
     for &place in known {
         let row = &rows[place];
         match hashes.get(row.event_id.as_bytes().as_slice()) {
-            Some(hash) if hash != &row.raw_hash => stored.collisions.push(place),
+            // Of what was rewritten for an erasure, one may be as it came and the other not.
+            Some((hash, false)) if row.raw.is_some() && hash != &row.raw_hash => {
+                stored.collisions.push(place);
+            }
             // Gone again means that it is as old as the retention: a repeat as well.
             _ => stored.duplicates += 1,
         }

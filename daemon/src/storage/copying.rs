@@ -61,7 +61,10 @@ fn encode(row: &Row<'_>, to: &mut BytesMut) {
         None => null(to),
     }
     bytes(to, &[&[JSONB_VERSION], row.event.as_bytes()]);
-    bytes(to, &[&row.raw]);
+    match &row.raw {
+        Some(raw) => bytes(to, &[raw]),
+        None => null(to),
+    }
     bytes(to, &[row.raw_format.as_bytes()]);
     bytes(to, &[&row.raw_hash]);
 }

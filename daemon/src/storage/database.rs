@@ -5,8 +5,9 @@
 
 use std::error::Error as _;
 use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use metrics::histogram;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -17,6 +18,7 @@ use tokio_postgres::{Client, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Error, given};
+use crate::metrics::POSTGRES_ROUND_TRIP;
 
 /// From the first packet to a session that takes commands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,7 +116,7 @@ impl Database {
                 None => connect(&self.config, NoTls).await,
             }
         };
-        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, timed("connect", connecting)).await {
             Ok(connected) => connected.map_err(Failure::Postgres),
             Err(_) => Err(Failure::Timeout(CONNECT_TIMEOUT)),
         }
@@ -139,6 +141,22 @@ impl Database {
             }
             Err(_) => Err(Failure::Timeout(CONNECT_TIMEOUT)),
         }
+    }
+}
+
+/// Measures some work of Postgres, whatever comes of it. `work` is one of the words that
+/// [`POSTGRES_ROUND_TRIP`] documents.
+pub(crate) fn timed<T>(
+    work: &'static str,
+    asking: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    // Transactions are large futures.
+    let asking = Box::pin(asking);
+    async move {
+        let begun = Instant::now();
+        let answer = asking.await;
+        histogram!(POSTGRES_ROUND_TRIP, "work" => work).record(begun.elapsed());
+        answer
     }
 }
 
@@ -271,15 +289,34 @@ impl Failure {
             .is_some_and(|code| *code == SqlState::FEATURE_NOT_SUPPORTED)
     }
 
+    /// Whether another transaction was in the way: a deadlock, a serialization failure, a lock
+    /// that was not free in time. The same transaction may pass in a moment.
+    pub(super) fn is_conflict(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        error
+            .code()
+            .is_some_and(|code| matches!(code.code(), "40001" | "40P01" | "55P03"))
+    }
+
     /// Whether the server refuses us in a way that only a change of settings can help:
     /// authorization (28), no such database (3D), rights (42501).
-    pub(super) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         let Self::Postgres(error) = self else {
             return false;
         };
         error
             .code()
             .is_some_and(|code| matches!(code.code(), "28000" | "28P01" | "3D000" | "42501"))
+    }
+
+    /// Whether the tables are not there: the migrations have not been applied.
+    pub(crate) fn is_no_table(&self) -> bool {
+        let Self::Postgres(error) = self else {
+            return false;
+        };
+        error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE)
     }
 
     /// Whether we refuse the server, for its certificate.

@@ -1,13 +1,18 @@
 //! Known loss: what was given a sequence number and is not among the events.
 //!
 //! In: `ControlEvent.GAP` events that were really inserted, by which ingest tells what it had to
-//! drop. Out: rows of `gaps`, in the same transaction. A row is named by its room, its range and
+//! drop, and those that stand for a message of an erased viewer, which are no events of their own. Out: rows of `gaps`, in the same transaction. A row is named by its room, its range and
 //! its reason, so what is told again changes nothing.
+//!
+//! What Redis has lost is told by ingest as everything that it had published and has no more; only
+//! what is not stored of it becomes rows. That is known for sure here, since a stream brings what
+//! Redis still had before the gap.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use shared::identity::MAX_SEQ_NO;
+use shared::raw::{REDIS_LOST, control};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Transaction};
 use uuid::Uuid;
@@ -16,6 +21,29 @@ use super::row::Row;
 
 /// A reason is a category; a longer text is cut to this many characters.
 const REASON_CHARS: usize = 64;
+
+/// Writes a gap for each run of numbers in a range that are neither events nor dead letters nor in
+/// another gap. The gap event itself has a number of the range and stands for none.
+const HOLES: &str = "
+    WITH covered AS (
+        SELECT seq_no AS first, seq_no AS last FROM events
+        WHERE stream_id = $1 AND seq_no BETWEEN $2 AND $3 AND event #>> '{payload,rawType}' <> $6
+        UNION ALL
+        SELECT seq_no, seq_no FROM dead_letters WHERE stream_id = $1 AND seq_no BETWEEN $2 AND $3
+        UNION ALL
+        SELECT from_seq_no, to_seq_no FROM gaps WHERE stream_id = $1 AND from_seq_no <= $3 AND to_seq_no >= $2
+        UNION ALL
+        SELECT $3 + 1, $3 + 1
+    ), reached AS (
+        SELECT first, coalesce(max(last) OVER (
+            ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), $2 - 1) AS last
+        FROM covered
+    )
+    INSERT INTO gaps (stream_id, from_seq_no, to_seq_no, reason, lost, session_id)
+    SELECT $1, greatest(last + 1, $2), first - 1, $4, first - greatest(last + 1, $2), $5
+    FROM reached WHERE first > greatest(last + 1, $2)
+    ON CONFLICT (stream_id, from_seq_no, to_seq_no, reason) DO NOTHING
+    RETURNING lost";
 
 /// What the payload of a `ControlEvent.GAP` says.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,35 +95,77 @@ impl Gap {
 
 /// What the new rows of a batch tell, by room, range and reason.
 #[derive(Default)]
-pub(super) struct Gaps<'a>(BTreeMap<(&'a str, i64, i64, &'a str), (i64, Uuid)>);
+pub(super) struct Gaps<'a> {
+    known: BTreeMap<Range<'a>, (i64, Uuid)>,
+    /// Of these, what is not stored.
+    unsure: BTreeMap<Range<'a>, (i64, Uuid)>,
+}
+
+/// Room, first and last number, reason.
+type Range<'a> = (&'a str, i64, i64, &'a str);
 
 impl<'a> Gaps<'a> {
     /// Takes note of a new row.
     pub(super) fn note(&mut self, row: &'a Row<'a>) {
         if let Some(gap) = &row.gap {
-            tracing::warn!(
-                stream_id = %row.stream_id, session_id = %row.session_id, reason = %gap.reason,
-                from_seq_no = gap.from, to_seq_no = gap.to, events = gap.lost,
-                "ingest lost events"
-            );
-            self.0.insert(
-                (&row.stream_id, gap.from, gap.to, &gap.reason),
+            if !row.is_erased() {
+                tracing::warn!(
+                    stream_id = %row.stream_id, session_id = %row.session_id, reason = %gap.reason,
+                    from_seq_no = gap.from, to_seq_no = gap.to, events = gap.lost,
+                    "ingest lost events"
+                );
+            }
+            let (range, told) = (
+                (
+                    row.stream_id.as_ref(),
+                    gap.from,
+                    gap.to,
+                    gap.reason.as_str(),
+                ),
                 (gap.lost, row.session_id),
             );
+            if gap.reason == REDIS_LOST {
+                self.unsure.insert(range, told);
+            } else {
+                self.known.insert(range, told);
+            }
         }
     }
 
     /// Writes it, in the order of the key.
     pub(super) async fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
-        if self.0.is_empty() {
+        self.apply_known(transaction).await?;
+        for (&(stream_id, from, to, reason), (_, session_id)) in &self.unsure {
+            let numbers = transaction
+                .query_typed(
+                    HOLES,
+                    &[
+                        (&stream_id, Type::TEXT),
+                        (&from, Type::INT8),
+                        (&to, Type::INT8),
+                        (&reason, Type::TEXT),
+                        (session_id, Type::UUID),
+                        (&control::GAP, Type::TEXT),
+                    ],
+                )
+                .await?;
+            let lost: i64 = numbers.iter().map(|row| row.get::<_, i64>(0)).sum();
+            tracing::warn!(stream_id, %session_id, reason, from_seq_no = from, to_seq_no = to, lost,
+                "redis had lost these, and so many of them are not stored");
+        }
+        Ok(())
+    }
+
+    async fn apply_known(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        if self.known.is_empty() {
             return Ok(());
         }
-        let streams: Vec<&str> = self.0.keys().map(|key| key.0).collect();
-        let from: Vec<i64> = self.0.keys().map(|key| key.1).collect();
-        let to: Vec<i64> = self.0.keys().map(|key| key.2).collect();
-        let reasons: Vec<&str> = self.0.keys().map(|key| key.3).collect();
-        let lost: Vec<i64> = self.0.values().map(|value| value.0).collect();
-        let sessions: Vec<Uuid> = self.0.values().map(|value| value.1).collect();
+        let streams: Vec<&str> = self.known.keys().map(|key| key.0).collect();
+        let from: Vec<i64> = self.known.keys().map(|key| key.1).collect();
+        let to: Vec<i64> = self.known.keys().map(|key| key.2).collect();
+        let reasons: Vec<&str> = self.known.keys().map(|key| key.3).collect();
+        let lost: Vec<i64> = self.known.values().map(|value| value.0).collect();
+        let sessions: Vec<Uuid> = self.known.values().map(|value| value.1).collect();
         let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
             (&streams, Type::TEXT_ARRAY),
             (&from, Type::INT8_ARRAY),

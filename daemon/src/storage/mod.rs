@@ -1,12 +1,12 @@
 //! The storage writer: the one stage that persists canonical events.
 //!
-//! In: entries of `ttlc:events` (group `storage`, one consumer per shard). Out: rows of `events`,
+//! In: entries of `ttlc:events` (group `storage`, a slot per shard). Out: rows of `events`,
 //! and what follows from them in `creators`, `streams`, `sessions`, `users` and the statistics;
 //! every table is described in `docs/contracts/storage.md`. Read in the order an entry takes:
 //! [`row`] reads it, [`writer`] gathers a batch and settles it, [`batch`] is the transaction
 //! (and [`copying`] its short way into `events`),
 //! [`rooms`], [`users`], [`statistics`] and [`gaps`] are what it keeps up to date beside the events.
-//! [`dead_letters`] keeps what no stage could process. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
+//! [`dead_letters`] keeps what no stage could process, [`erasure`] removes viewers. [`database`] connects, [`migrate`] and [`partitions`] prepare the tables.
 //!
 //! - **Crash**: the transaction commits before the entries are acknowledged. What was committed
 //!   and not acknowledged comes again and changes nothing: rows that exist are skipped, and
@@ -15,30 +15,34 @@
 //!   letters; the rest of its batch is stored.
 //! - **Outage** of Postgres or Redis: the batch waits and is tried again for ever, until it is
 //!   stored or the stage is told to stop.
-//! - **Order**: several writers may run, each under its own consumer name; no result depends on
-//!   which of two batches is committed first.
+//! - **Poison**: an entry that ends one process after the other is taken alone in the end, and given
+//!   up after five ([`bus::POISON`](crate::bus::POISON)). Outages never count.
+//! - **Order**: several writers may run, each in a slot of its own ([`bus::member`](crate::bus::member));
+//!   what one leaves another takes up, and no result depends on which of two batches is committed first.
+//! - **Loss**: what was gone from Redis before it was stored is found by its missing numbers, and
+//!   recorded in `gaps` ([`losses`]).
 
 mod batch;
 mod check;
 mod copying;
 pub(crate) mod database;
 pub mod dead_letters;
+pub mod erasure;
 mod gaps;
+mod losses;
 mod migrate;
-pub(crate) mod outage;
 mod partitions;
 mod retention;
 mod rooms;
 mod row;
+pub mod safety;
 mod statistics;
 mod users;
 pub mod verify;
 mod writer;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
 use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -48,9 +52,6 @@ use crate::bus::Bus;
 pub use database::DatabaseOptions;
 pub use migrate::migrate;
 pub use retention::{Pruned, RetentionOptions, prune};
-
-/// Tasks that read and store in turn, for each shard: while one stores, the other reads.
-const HANDS: u32 = 2;
 
 /// Settings of the storage writer.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,10 +69,6 @@ pub struct Options {
     /// How long the first event of a batch waits for more, in milliseconds
     #[arg(long, env = "STORAGE_BATCH_MS", default_value = "50", value_parser = clap::value_parser!(u16).range(0..=5_000))]
     pub storage_batch_ms: u16,
-    /// This writer's name in the group: the same after a restart, another one for each writer
-    /// that runs at the same time
-    #[arg(long, env = "STORAGE_CONSUMER", default_value = "writer-0", value_parser = NonEmptyStringValueParser::new())]
-    pub storage_consumer: String,
 }
 
 impl Options {
@@ -129,6 +126,9 @@ pub enum Error {
     /// Pruning failed; what it had finished stays done.
     #[error("prune: {0}")]
     Prune(String),
+    /// A viewer could not be erased; what is done stays done.
+    #[error("erase: {0}")]
+    Erase(String),
     /// A room could not be verified.
     #[error("verify: {0}")]
     Verify(String),
@@ -165,26 +165,31 @@ async fn stage(
     let database = options.database.open()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(partitions::keep(database.clone(), stop.clone()));
+    tasks.spawn(erasure::keep(database.clone(), bus.clone(), stop.clone()));
     tasks.spawn(retention::keep(
         options.database.open_for_migrations()?,
         options.retention.clone(),
         stop.clone(),
     ));
     for shard in 0..bus.names().shards() {
-        let name = options.storage_consumer.clone();
         tasks.spawn(dead_letters::keep(
             database.clone(),
             bus.clone(),
             shard,
-            name,
+            options.retention.event_retention_days,
             stop.clone(),
         ));
-        let turns = Arc::new(writer::Turns::new(database.clone(), statistics));
-        for hand in 0..HANDS {
-            let writer =
-                writer::Writer::new(&options, bus.clone(), shard, hand, Arc::clone(&turns));
-            tasks.spawn(writer.run(stop.clone()));
-        }
+        let losses = losses::Losses::new(database.clone(), bus.clone(), shard);
+        let writer = writer::Writer::new(
+            &options,
+            database.clone(),
+            bus.clone(),
+            shard,
+            losses.seen(),
+            statistics,
+        );
+        tasks.spawn(losses.watch(stop.clone()));
+        tasks.spawn(writer.run(stop.clone()));
     }
     while let Some(ended) = tasks.join_next().await {
         // None of them returns an error; a panic is a defect and goes up to the supervisor.

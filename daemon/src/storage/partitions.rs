@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
-use super::database::{Database, Failure};
-use super::outage::Outage;
+use super::database::{Database, Failure, timed};
+use crate::outage::Outage;
 
 /// How many days ahead partitions exist.
 const DAYS_AHEAD: i32 = 14;
@@ -49,7 +49,7 @@ async fn make(database: &Database) -> Result<i32, Failure> {
         // A long reader of the default partition must not make every later one wait behind us.
         transaction
             .batch_execute(&format!(
-                "SET LOCAL lock_timeout = '5s'; {}",
+                "SET LOCAL lock_timeout = '2s'; {}",
                 rights.begin()
             ))
             .await?;
@@ -60,6 +60,10 @@ async fn make(database: &Database) -> Result<i32, Failure> {
             )
             .await?
             .get(0);
+        transaction.commit().await?;
+        // On its own: readers of the default partition wait for the end of the first one.
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(rights.begin()).await?;
         let tails: i64 = transaction
             .query_typed_one("SELECT record_unknown_tails()", &[])
             .await?
@@ -74,7 +78,7 @@ async fn make(database: &Database) -> Result<i32, Failure> {
         }
         Ok(made)
     };
-    match tokio::time::timeout(TIMEOUT, making).await {
+    match tokio::time::timeout(TIMEOUT, timed("partitions", making)).await {
         Ok(made) => made,
         Err(_) => Err(Failure::Timeout(TIMEOUT)),
     }

@@ -5,26 +5,36 @@
 //! id. At start and every six hours, and by `ttlc prune`.
 //!
 //! It works as the owner of the tables, whose address the migrations use: the writer's role can't
-//! remove an event. Each partition is a transaction of its own, so a crash leaves whole ones;
-//! twice, or by several processes at once, is like once. An outage is waited for.
+//! remove an event. A partition leaves `events` in one short transaction and is counted and dropped
+//! in the next, when no reader can meet it any more; what a crash leaves between the two is
+//! finished first of all. Twice, or by several processes at once, is like once. An outage is waited
+//! for, and so is whoever reads the events for long.
 
+use std::fmt;
 use std::time::Duration;
 
+use jiff::civil::Date;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
-use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio::time::Instant;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
-use super::database::{Database, DatabaseOptions, Failure};
-use super::outage::Outage;
+use super::database::{Database, DatabaseOptions, Failure, timed};
 use super::{Error, given};
+use crate::outage::Outage;
 
 const INTERVAL: Duration = Duration::from_hours(6);
-/// Long: a day of many rooms is counted before it goes.
+/// Of one statement. Long: a day of many rooms is counted before it goes.
 const TIMEOUT: Duration = Duration::from_mins(15);
-/// A long reader must not make all others wait behind us; a later round finds it gone.
-const LIMITS: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '15min'";
+/// A little before that, so that normally the server's reason is seen.
+const LIMITS: &str = "SET LOCAL statement_timeout = '14min'";
+/// For what takes a lock that readers of `events` wait behind: a long one of them must not make
+/// all others wait for long.
+const SHORT_LOCKS: &str = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '14min'";
+/// After such a lock was not free: the others go on meanwhile.
+const CONFLICT_PAUSE: Duration = Duration::from_secs(3);
 /// Of SHA-256, in bytes.
 const BLOCK: usize = 64;
 
@@ -53,6 +63,20 @@ pub struct Pruned {
     pub dead_letters: i64,
     /// Records of the forwarder.
     pub forward_log: i64,
+}
+
+impl fmt::Display for Pruned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::default() {
+            return write!(f, "nothing is older than EVENT_RETENTION_DAYS");
+        }
+        write!(
+            f,
+            "removed: {} days of events, {} users, {} dead letters, {} records of the forwarder · \
+             {} viewers of sessions are pseudonyms now",
+            self.days, self.users, self.dead_letters, self.forward_log, self.session_users
+        )
+    }
 }
 
 /// One round, as `ttlc prune`.
@@ -108,70 +132,111 @@ async fn round(database: &Database, options: &RetentionOptions) -> Result<Pruned
         None => format!("{:x}{:x}", rand::random::<u128>(), rand::random::<u128>()).into(),
     };
     let mut client = database.connect().await?;
-    let pruning = async {
-        let mut pruned = Pruned::default();
-        // Old days that lie in the default partition get their own.
-        within(&mut client, "SELECT ensure_event_partitions(14)", &[]).await?;
-        // By the database's clock, at midnight UTC: users go with the last day that has them.
-        let row = within(
-            &mut client,
-            "SELECT day, day::timestamp AT TIME ZONE 'UTC' FROM (SELECT (now() AT TIME ZONE 'UTC')::date - $1::int4 AS day) AS first",
-            &[(&i32::try_from(days).unwrap_or(i32::MAX), Type::INT4)],
-        )
-        .await?;
-        let first_day: jiff::civil::Date = row.get(0);
-        let before: jiff::Timestamp = row.get(1);
-        while within(
-            &mut client,
-            "SELECT prune_event_partition($1)",
-            &[(&first_day, Type::DATE)],
-        )
-        .await?
-        .get::<_, Option<jiff::civil::Date>>(0)
-        .is_some()
+    let client = &mut client;
+    let mut pruned = Pruned::default();
+    // Old days that lie in the default partition get their own.
+    patiently(client, "SELECT ensure_event_partitions(14)", &[]).await?;
+    // By the database's clock, at midnight UTC: users go with the last day that has them.
+    let row = within(
+        client,
+        LIMITS,
+        "SELECT day, day::timestamp AT TIME ZONE 'UTC' FROM (SELECT (now() AT TIME ZONE 'UTC')::date - $1::int4 AS day) AS first",
+        &[(&i32::try_from(days).unwrap_or(i32::MAX), Type::INT4)],
+    )
+    .await?;
+    let first_day: Date = row.get(0);
+    let before: jiff::Timestamp = row.get(1);
+    loop {
+        while within(client, LIMITS, "SELECT drop_pruned_events()", &[])
+            .await?
+            .get::<_, Option<Date>>(0)
+            .is_some()
         {
             pruned.days += 1;
         }
-        let (inner, outer) = pads(key.expose_secret().as_bytes());
-        let row = within(
-            &mut client,
-            "SELECT users, session_users, dead_letters FROM prune_viewers($1, $2, $3)",
-            &[
-                (&before, Type::TIMESTAMPTZ),
-                (&inner.as_slice(), Type::BYTEA),
-                (&outer.as_slice(), Type::BYTEA),
-            ],
+        let detached: Option<Date> = patiently(
+            client,
+            "SELECT detach_event_partition($1)",
+            &[(&first_day, Type::DATE)],
         )
-        .await?;
-        pruned.users = row.get(0);
-        pruned.session_users = row.get(1);
-        pruned.dead_letters = row.get(2);
-        let row = within(
-            &mut client,
-            "SELECT prune_forward_log($1)",
-            &[(&before, Type::TIMESTAMPTZ)],
-        )
-        .await?;
-        pruned.forward_log = row.get(0);
-        Ok(pruned)
-    };
-    match tokio::time::timeout(TIMEOUT, pruning).await {
-        Ok(pruned) => pruned,
-        Err(_) => Err(Failure::Timeout(TIMEOUT)),
+        .await?
+        .get(0);
+        if detached.is_none() {
+            break;
+        }
+    }
+    let (inner, outer) = pads(key.expose_secret().as_bytes());
+    let row = within(
+        client,
+        LIMITS,
+        "SELECT users, session_users, dead_letters FROM prune_viewers($1, $2, $3)",
+        &[
+            (&before, Type::TIMESTAMPTZ),
+            (&inner.as_slice(), Type::BYTEA),
+            (&outer.as_slice(), Type::BYTEA),
+        ],
+    )
+    .await?;
+    pruned.users = row.get(0);
+    pruned.session_users = row.get(1);
+    pruned.dead_letters = row.get(2);
+    let row = within(
+        client,
+        LIMITS,
+        "SELECT prune_forward_log($1)",
+        &[(&before, Type::TIMESTAMPTZ)],
+    )
+    .await?;
+    pruned.forward_log = row.get(0);
+    Ok(pruned)
+}
+
+/// One statement in a transaction of its own, tried again for a while when others are in its way.
+async fn patiently(
+    client: &mut Client,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Row, Failure> {
+    let begun = Instant::now();
+    loop {
+        match within(client, SHORT_LOCKS, sql, parameters).await {
+            Err(failure) if failure.is_conflict() && begun.elapsed() < TIMEOUT => {
+                tracing::debug!(%failure, "others are using the events, trying again");
+                tokio::time::sleep(CONFLICT_PAUSE).await;
+            }
+            other => return other,
+        }
     }
 }
 
 /// One statement in a transaction of its own.
 async fn within(
     client: &mut Client,
+    limits: &str,
     sql: &str,
-    parameters: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)],
-) -> Result<tokio_postgres::Row, Failure> {
-    let transaction = client.transaction().await?;
-    transaction.batch_execute(LIMITS).await?;
-    let row = transaction.query_typed_one(sql, parameters).await?;
-    transaction.commit().await?;
-    Ok(row)
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Row, Failure> {
+    let transacting = async {
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(limits).await?;
+        let row = transaction.query_typed_one(sql, parameters).await?;
+        transaction.commit().await?;
+        Ok(row)
+    };
+    match tokio::time::timeout(TIMEOUT, timed("prune", transacting)).await {
+        Ok(row) => row,
+        Err(_) => Err(Failure::Timeout(TIMEOUT)),
+    }
+}
+
+/// What stands for a viewer in the statistics after the retention; `None` without a key, for then
+/// nobody can tell.
+pub(super) fn pseudonym(options: &RetentionOptions, user_id: &str) -> Option<String> {
+    let key = given(options.pseudonym_key.as_ref())?;
+    let (inner, outer) = pads(key.expose_secret().as_bytes());
+    let hash = Sha256::digest([inner.as_slice(), user_id.as_bytes()].concat());
+    let hash = Sha256::digest([outer.as_slice(), hash.as_slice()].concat());
+    Some(format!("hmac:{}", hex::encode(hash)))
 }
 
 /// What HMAC-SHA256 puts before its two hashes (RFC 2104); the database does the rest.

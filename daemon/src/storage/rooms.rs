@@ -63,11 +63,25 @@ struct Replay<'a> {
     stream_id: &'a str,
     of: Option<Uuid>,
     span: Span,
+    /// When and how it has ended.
+    end: Option<(Timestamp, &'static str)>,
 }
 
 impl<'a> Rooms<'a> {
     /// Takes note of a new row.
     pub(super) fn note(&mut self, row: &'a Row<'a>) {
+        self.note_place(row, 1);
+        if row.turn.is_some() {
+            self.turns.push(row);
+        }
+    }
+
+    /// Takes note of a number that was given to a message of an erased viewer: the session had it.
+    pub(super) fn note_erased(&mut self, row: &'a Row<'a>) {
+        self.note_place(row, 0);
+    }
+
+    fn note_place(&mut self, row: &'a Row<'a>, events: i64) {
         let at = row.ingested_at;
         self.streams
             .entry(&row.stream_id)
@@ -86,14 +100,10 @@ impl<'a> Rooms<'a> {
         session.span.include(at);
         session.first_seq_no = session.first_seq_no.min(row.seq_no);
         session.last_seq_no = session.last_seq_no.max(row.seq_no);
-        session.events += 1;
-
-        if row.turn.is_some() {
-            self.turns.push(row);
-        }
+        session.events += events;
     }
 
-    /// Takes note of a row that a replay shows: only that the replay exists.
+    /// Takes note of a row that a replay shows: only that the replay exists, and how it ends.
     pub(super) fn note_replay(&mut self, row: &'a Row<'a>) {
         let replay = self
             .replays
@@ -102,7 +112,10 @@ impl<'a> Rooms<'a> {
                 stream_id: &row.stream_id,
                 of: row.replay_of,
                 span: Span::at(row.shown_at),
+                end: None,
             });
+        let end = row.replay_end.map(|end| (row.shown_at, end));
+        replay.end = replay.end.or(end);
         replay.span.include(row.shown_at);
         replay.of = replay.of.or(row.replay_of);
     }
@@ -259,12 +272,14 @@ impl<'a> Rooms<'a> {
         for (id, replay) in &self.replays {
             transaction
                 .execute_typed(
-                    "INSERT INTO sessions AS known (session_id, stream_id, source, replay_of, started_at, last_event_at)
-                     VALUES ($1, $2, $3, $4, $5, $6)
+                    "INSERT INTO sessions AS known (session_id, stream_id, source, replay_of, started_at, last_event_at, ended_at, end_reason)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
                      ON CONFLICT (session_id) DO UPDATE SET
                         replay_of = coalesce(known.replay_of, excluded.replay_of),
                         started_at = least(known.started_at, excluded.started_at),
-                        last_event_at = greatest(known.last_event_at, excluded.last_event_at)
+                        last_event_at = greatest(known.last_event_at, excluded.last_event_at),
+                        ended_at = coalesce(known.ended_at, excluded.ended_at),
+                        end_reason = coalesce(known.end_reason, excluded.end_reason)
                      WHERE known.source = excluded.source",
                     &[
                         (id, Type::UUID),
@@ -273,6 +288,8 @@ impl<'a> Rooms<'a> {
                         (&replay.of, Type::UUID),
                         (&replay.span.first, Type::TIMESTAMPTZ),
                         (&replay.span.last, Type::TIMESTAMPTZ),
+                        (&replay.end.map(|end| end.0), Type::TIMESTAMPTZ),
+                        (&replay.end.map(|end| end.1), Type::TEXT),
                     ],
                 )
                 .await?;

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use shared::event::{EventType, StreakState};
 use shared::identity::{EventId, MAX_SEQ_NO};
 use shared::raw::{Source, control};
+use shared::replay::State;
 use shared::streams::events;
 use shared::time::Timestamp;
 use uuid::Uuid;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use super::check::check;
 use super::gaps::Gap;
 use crate::bus::Entry;
+use crate::erasure::{NO_RAW, REASON};
 
 /// Why an entry is no row.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +68,12 @@ pub(super) struct Row<'a> {
     pub(super) amounts: Amounts,
     /// What ingest tells to be lost.
     pub(super) gap: Option<Gap>,
+    /// How a replay has ended: the last event of its showing says so.
+    pub(super) replay_end: Option<&'static str>,
     /// The UnifiedEvent as JSON.
     pub(super) event: &'a str,
-    pub(super) raw: Cow<'a, [u8]>,
+    /// `None` when it held something of a viewer who was erased.
+    pub(super) raw: Option<Cow<'a, [u8]>>,
     pub(super) raw_format: &'static str,
     pub(super) raw_hash: [u8; 32],
 }
@@ -235,17 +240,31 @@ impl<'a> Row<'a> {
             turn: turn(&header.event_type, event).map_err(Rejection::Event)?,
             amounts: amounts(&header.event_type, event).map_err(Rejection::Event)?,
             gap: gap(&header.event_type, event, &raw).map_err(Rejection::Gap)?,
+            replay_end: match header.source {
+                Source::Live => None,
+                Source::Replay => {
+                    replay_end(&header.event_type, event).map_err(Rejection::Event)?
+                }
+            },
             event_type: header.event_type,
             event,
             raw_hash: Sha256::digest(&raw).into(),
-            raw,
+            raw: (raw_text != NO_RAW).then_some(raw),
             raw_format,
         })
     }
 
     /// Roughly how many bytes it takes on the way to Postgres.
     pub(super) fn size(&self) -> usize {
-        self.event.len() + self.raw.len() + 300
+        self.event.len() + self.raw.as_ref().map_or(0, |raw| raw.len()) + 300
+    }
+
+    /// Whether it stands for a message of a viewer who was erased: then it is a gap and no event.
+    pub(super) fn is_erased(&self) -> bool {
+        self.source == Source::Live
+            && self.gap.as_ref().is_some_and(|gap| {
+                gap.reason == REASON && (gap.from, gap.to) == (self.seq_no, self.seq_no)
+            })
     }
 }
 
@@ -289,21 +308,44 @@ fn turn(event_type: &str, event: &str) -> Result<Option<Turn>, serde_json::Error
     })
 }
 
-fn gap(event_type: &str, event: &str, raw: &[u8]) -> Result<Option<Gap>, serde_json::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Kind<'a> {
-        #[serde(borrow)]
-        raw_type: Cow<'a, str>,
-    }
+/// The raw type of an event that has none of ours.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind<'a> {
+    #[serde(borrow)]
+    raw_type: Cow<'a, str>,
+}
+
+/// Whether an event is `RAW` and of this raw type.
+fn is_raw(event_type: &str, event: &str, kind: &str) -> Result<bool, serde_json::Error> {
     // Few events are RAW, fewer mention it, and only one of these is it.
-    if EventType::from_name(event_type) != Some(EventType::Raw) || !event.contains(control::GAP) {
-        return Ok(None);
+    if EventType::from_name(event_type) != Some(EventType::Raw) || !event.contains(kind) {
+        return Ok(false);
     }
-    let kind = serde_json::from_str::<WithPayload<Kind<'_>>>(event)?.payload;
-    (kind.raw_type == control::GAP)
+    let payload = serde_json::from_str::<WithPayload<Kind<'_>>>(event)?.payload;
+    Ok(payload.raw_type == kind)
+}
+
+fn gap(event_type: &str, event: &str, raw: &[u8]) -> Result<Option<Gap>, serde_json::Error> {
+    is_raw(event_type, event, control::GAP)?
         .then(|| Gap::read(raw))
         .transpose()
+}
+
+fn replay_end(event_type: &str, event: &str) -> Result<Option<&'static str>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct End {
+        raw: Told,
+    }
+    #[derive(Deserialize)]
+    struct Told {
+        state: State,
+    }
+    if !is_raw(event_type, event, control::REPLAY_END)? {
+        return Ok(None);
+    }
+    let end = serde_json::from_str::<WithPayload<End>>(event)?.payload;
+    Ok(Some(end.raw.state.as_str()))
 }
 
 fn amounts(event_type: &str, event: &str) -> Result<Amounts, serde_json::Error> {
@@ -377,7 +419,7 @@ mod tests {
         );
         assert_eq!(row.shown_at.to_string(), "2026-11-22T23:59:59.999Z");
         assert_eq!(
-            (row.raw.as_ref(), row.raw_format),
+            (row.raw.as_deref().unwrap(), row.raw_format),
             ([0, 1, 2].as_slice(), "protobuf")
         );
         let user = row.user.unwrap();
@@ -391,7 +433,7 @@ mod tests {
         let entry = entry(&event(), "{\"b\": 1,  \"a\":2}");
         let row = Row::read(&entry, jiff::Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(
-            (row.raw.as_ref(), row.raw_format),
+            (row.raw.as_deref().unwrap(), row.raw_format),
             (b"{\"b\": 1,  \"a\":2}".as_slice(), "json")
         );
     }

@@ -140,6 +140,13 @@ pub async fn verify(options: &Options) -> Result<Vec<Verdict>, Error> {
                 .read_only(true)
                 .start()
                 .await?;
+            // Before the snapshot, which begins with the first query: a day that is pruned is
+            // then either still there for all of them, or in the snapshot's gaps.
+            transaction
+                .batch_execute(
+                    "LOCK TABLE ONLY events IN ACCESS SHARE MODE; LOCK TABLE pruned_events IN ACCESS SHARE MODE",
+                )
+                .await?;
             let verdict = look(&transaction, stream_id).await?;
             transaction.commit().await?;
             Ok::<_, tokio_postgres::Error>(verdict)
@@ -203,6 +210,7 @@ async fn look(
         ) AS counted USING (session_id)
         WHERE stored.events IS DISTINCT FROM counted.events
             AND NOT EXISTS (SELECT FROM gaps WHERE gaps.stream_id = $1 AND reason IN ('pruned', 'erased'))
+            AND NOT EXISTS (SELECT FROM pruned_events WHERE pruned_events.stream_id = $1)
         ORDER BY 1";
     let mut ids = Vec::new();
     for query in [doubled, wrong_ids, miscounted] {

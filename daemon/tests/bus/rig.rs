@@ -14,6 +14,7 @@ use shared::time::Timestamp;
 use uuid::Uuid;
 use xtask::servers::{Durability, PrivateRedis};
 
+const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const ROOM: &str = "7301234567890123456";
 
 /// One of several owners of rooms and leases.
@@ -39,7 +40,14 @@ impl Redis {
 
     pub(super) async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let client = redis::Client::open(self.server.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        // Not the client's half a second, which a busy machine takes.
+        let patient = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await
+            .unwrap();
         let mut words = command.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
         for word in words {

@@ -80,7 +80,7 @@ pub(super) async fn ask<T: redis::FromRedisValue>(
     words: &[&str],
 ) -> redis::RedisResult<T> {
     let client = redis::Client::open(server.url())?;
-    // A whole stream takes a slow machine longer than the half second that is usual.
+    // Not the client's half a second, which a busy machine takes.
     let patient = redis::AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE));

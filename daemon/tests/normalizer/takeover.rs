@@ -9,6 +9,7 @@ use shared::raw::{Envelope, RawData, Source};
 use shared::time::Timestamp;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
+use xtask::processes::{pause, resume};
 use xtask::servers::{Durability, PrivateRedis};
 
 use super::rig::{PATIENCE, ROOM, Stage, ask, entries, length, publish, until_done};
@@ -150,12 +151,6 @@ impl Process {
             .spawn();
         Self(child.unwrap())
     }
-
-    fn signal(&self, name: &str) {
-        let mut kill = Command::new("kill");
-        let done = kill.args([name, &self.0.id().to_string()]).status();
-        assert!(done.unwrap().success());
-    }
 }
 
 impl Drop for Process {
@@ -172,7 +167,7 @@ async fn a_process_that_was_paused_and_comes_back_publishes_nothing() {
     let paused = until_held(&server).await;
     publish(&server, 1, &messages(0..20)).await;
     until_done(&server, 20).await;
-    process.signal("-STOP");
+    pause(process.0.id()).unwrap();
     // Its waiting read is given the first of these.
     publish(&server, 1, &messages(20..30)).await;
     sleep(Duration::from_millis(1_200)).await;
@@ -182,7 +177,7 @@ async fn a_process_that_was_paused_and_comes_back_publishes_nothing() {
     until_done(&server, 30).await;
     let owner = until_held(&server).await;
     assert_ne!(owner, paused);
-    process.signal("-CONT");
+    resume(process.0.id()).unwrap();
     for batch in 0..20 {
         publish(&server, 1, &messages(30 + batch * 10..40 + batch * 10)).await;
         sleep(Duration::from_millis(100)).await;

@@ -58,6 +58,12 @@ impl Rig {
         }
     }
 
+    /// Another Redis instead of its own.
+    pub(crate) fn use_redis(&mut self, url: &str) {
+        self.redis = None;
+        url.clone_into(&mut self.redis_url);
+    }
+
     pub(crate) fn options(&self) -> Options {
         Options {
             database: DatabaseOptions {
@@ -71,8 +77,11 @@ impl Rig {
             },
             storage_batch_size: 500,
             storage_batch_ms: 10,
-            storage_consumer: "writer-0".into(),
         }
+    }
+
+    pub(crate) fn redis_url(&self) -> &str {
+        &self.redis_url
     }
 
     pub(crate) fn bus(&self) -> Bus {
@@ -392,6 +401,13 @@ impl Room {
         let payload = json!({"rawType": "ControlEvent.GAP", "raw": raw,
             "decoded": {"from": from, "to": to, "reason": reason, "count": to - from + 1}});
         self.event("ControlEvent.GAP", "RAW", &payload, raw.to_string())
+    }
+
+    /// A showing of the room has ended.
+    pub(crate) fn replay_end(&mut self, state: &str) -> Event {
+        let raw = json!({"state": state, "sent": 4, "skipped": 0});
+        let payload = json!({"rawType": "ControlEvent.REPLAY_END", "raw": raw});
+        self.event("ControlEvent.REPLAY_END", "RAW", &payload, raw.to_string())
     }
 
     /// Something that viewer `user` did.

@@ -51,6 +51,9 @@ async fn the_writer_can_add_events_and_nothing_else() {
         "DELETE FROM forward_log",
         "UPDATE forward_gaps SET entries = 1",
         "SELECT prune_forward_log(now())",
+        "SELECT detach_event_partition(current_date)",
+        "SELECT drop_pruned_events()",
+        "DELETE FROM pruned_events",
         "SELECT grant_rights()",
         "UPDATE schema_history SET checksum = '1'",
         "CREATE TABLE mine ()",
@@ -71,7 +74,14 @@ async fn the_writer_can_add_events_and_nothing_else() {
         .batch_execute("RESET ROLE; SET ROLE ttlc_reader")
         .await
         .unwrap();
-    for table in ["events", "session_stats", "gaps", "users", "forward_log"] {
+    for table in [
+        "events",
+        "pruned_events",
+        "session_stats",
+        "gaps",
+        "users",
+        "forward_log",
+    ] {
         assert_eq!(code(&client, &format!("SELECT * FROM {table}")).await, None);
         let delete = format!("DELETE FROM {table}");
         assert_eq!(
@@ -86,6 +96,7 @@ async fn the_writer_can_add_events_and_nothing_else() {
             "{insert}"
         );
     }
+    assert_eq!(code(&client, "SELECT unaccounted('7301')").await, None);
     assert_eq!(
         code(&client, "SELECT ensure_event_partitions(20)")
             .await

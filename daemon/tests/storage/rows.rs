@@ -459,8 +459,11 @@ async fn a_replay_stores_its_session_and_nothing_else() {
     let mut before = rig.snapshot().await;
 
     let replay = uuid::Uuid::from_u128(99);
-    let shown: Vec<Event> = events
+    // The normalizer adds the end of a streak that never came, and the replay its own end.
+    let made = [room.gift_timeout(1, 3), room.replay_end("done")];
+    let mut shown: Vec<Event> = events
         .iter()
+        .chain(&made)
         .enumerate()
         .map(|(number, event)| {
             let mut event = event
@@ -474,12 +477,17 @@ async fn a_replay_stores_its_session_and_nothing_else() {
         .collect();
     // An event of a day that has been pruned must not come back either.
     let mut pruned = Room::new("7200", "zoe", 50, noon());
-    let gone = pruned
+    let mut gone = pruned
         .chat(77)
         .with("/source", json!("replay"))
         .with("/sessionId", json!(replay))
         .with("/replayOf", json!(room.session));
-    rig.store(rig.options(), &shown).await;
+    gone.normalized_at = "2026-11-30T10:00:03.000Z".to_owned();
+    // In whichever order they are committed.
+    let end = shown.pop().unwrap();
+    rig.store(rig.options(), &shown[3..]).await;
+    rig.store(rig.options(), &[end]).await;
+    rig.store(rig.options(), &shown[..3]).await;
     rig.redeliver().await;
     rig.store(rig.options(), &[gone]).await;
 
@@ -493,6 +501,10 @@ async fn a_replay_stores_its_session_and_nothing_else() {
     assert_eq!(row["replay_of"], json!(room.session));
     assert_eq!(row["event_count"], json!(0));
     assert_eq!(row["first_seq_no"], Value::Null);
+    let at = |text: &Value| -> jiff::Timestamp { text.as_str().unwrap().parse().unwrap() };
+    assert_eq!(at(&row["started_at"]), at(&json!("2026-11-30T10:00:00Z")));
+    assert_eq!(at(&row["ended_at"]), at(&json!("2026-11-30T10:00:05Z")));
+    assert_eq!(row["end_reason"], json!("done"));
     assert_eq!(before["events"].take(), after["events"].take());
     assert_eq!(before, after);
 }

@@ -139,7 +139,6 @@ async fn library(servers: &mut Servers, traffic: &Traffic) -> anyhow::Result<Run
         },
         storage_batch_size: BATCH,
         storage_batch_ms: 50,
-        storage_consumer: "writer-0".into(),
     };
     let bus = Bus::new(&servers.redis_url.clone().into(), StreamNames::new(1))?;
     let stop = CancellationToken::new();

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::{Durability, Folder, PORTS, wait_ready};
@@ -94,6 +94,47 @@ impl PrivatePostgres {
     /// The port it listens on; the same after a [`restart`](Self::restart).
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// All of the database as SQL, as `pg_dump` writes it.
+    pub fn dump(&self) -> Result<Vec<u8>> {
+        let mut dump = Command::new(Programs::find(None)?.beside("pg_dump")?);
+        dump.arg(self.url()).stderr(Stdio::piped());
+        let dumped = dump.output().context("cannot start pg_dump")?;
+        ensure!(
+            dumped.status.success(),
+            "pg_dump: {}",
+            String::from_utf8_lossy(&dumped.stderr)
+        );
+        Ok(dumped.stdout)
+    }
+
+    /// Puts what [`Self::dump`] wrote in place of all that the database has.
+    pub fn restore(&self, dump: &[u8]) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(&file, dump)?;
+        let url = self.url();
+        let other = url
+            .strip_suffix(NAME)
+            .map(|server| format!("{server}postgres"))
+            .context("the address has no database")?;
+        let psql = |url: &str, what: &[&std::ffi::OsStr]| -> Result<()> {
+            let mut psql = Command::new(Programs::find(None)?.beside("psql")?);
+            psql.arg(url)
+                .args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+                .args(what);
+            let done = psql.output().context("cannot start psql")?;
+            let said = String::from_utf8_lossy(&done.stderr);
+            ensure!(done.status.success(), "psql: {said}");
+            Ok(())
+        };
+        for command in [
+            format!("DROP DATABASE {NAME} WITH (FORCE)"),
+            format!("CREATE DATABASE {NAME}"),
+        ] {
+            psql(&other, &["--command".as_ref(), command.as_ref()])?;
+        }
+        psql(&url, &["--file".as_ref(), file.path().as_os_str()])
     }
 
     /// The server process, to watch its end.
@@ -391,6 +432,18 @@ impl Programs {
         };
         (project::is_program(&programs.initdb) && project::is_program(&programs.postgres))
             .then_some(programs)
+    }
+
+    /// Another program of the same installation.
+    fn beside(&self, name: &str) -> Result<PathBuf> {
+        let server = fs::canonicalize(&self.postgres)?;
+        let program = server.with_file_name(name);
+        ensure!(
+            project::is_program(&program),
+            "{} is not there: install Postgres' client programs",
+            program.display()
+        );
+        Ok(program)
     }
 
     fn major(&self) -> Option<String> {

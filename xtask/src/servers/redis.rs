@@ -132,6 +132,11 @@ pub struct StoppedRedis {
 }
 
 impl StoppedRedis {
+    /// Where its data is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Starts it again with the same data on the same port.
     pub fn start_again(self) -> Result<PrivateRedis> {
         PrivateRedis::start(

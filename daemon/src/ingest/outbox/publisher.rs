@@ -18,14 +18,16 @@ use metrics::{counter, gauge, histogram};
 use shared::raw::Envelope;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+use self::loss::{Done, Lost};
 use super::Sink;
-use crate::bus::{DeadLetter, Error, Published, RoomBatch};
+use crate::bus::{DeadLetter, Error, Incarnation, Published, RoomBatch};
+use crate::failpoint;
 use crate::ingest::reconnect::jittered;
 use crate::ingest::spool::log::{Item, Log};
 use crate::ingest::spool::orphans::Orphans;
 use crate::ingest::spool::record::{self, Content};
+use crate::ingest::spool::spans::Spans;
 use crate::ingest::spool::worth::{Run, last_number, reason};
 use crate::ingest::spool::{self, Spool};
 use crate::metrics as names;
@@ -48,17 +50,6 @@ struct Entry {
     envelope: Envelope,
 }
 
-/// The last that was published of a room.
-struct Done {
-    token: u64,
-    session_id: Uuid,
-    number: u64,
-    damages: u64,
-    /// What Redis must know.
-    floor: Option<u64>,
-    since: Instant,
-}
-
 /// Why publishing stopped: we are closing, and Redis is away.
 struct Stopped;
 
@@ -69,6 +60,8 @@ pub(super) struct Publisher<S> {
     rooms: HashMap<String, Done>,
     /// Rooms that Redis has refused and that may have been wiped rather than taken.
     doubtful: HashSet<String>,
+    /// Which Redis it was when it was last asked.
+    incarnation: Option<Incarnation>,
     closing: CancellationToken,
     outlets: Weak<()>,
     next_tick: Instant,
@@ -86,11 +79,11 @@ impl<S: Sink> Publisher<S> {
         let rooms = spool.lasts.into_iter().map(|(room, last)| {
             let done = Done {
                 token: last.token,
-                session_id: last.session_id,
-                number: last.number,
+                spans: last.spans,
                 damages: 0,
                 floor: Some(last.floor),
                 since: now,
+                in_doubt: false,
             };
             (room, done)
         });
@@ -100,6 +93,7 @@ impl<S: Sink> Publisher<S> {
             orphans: Arc::new(Mutex::new(spool.orphans)),
             rooms: rooms.collect(),
             doubtful: HashSet::new(),
+            incarnation: None,
             closing,
             outlets,
             next_tick: now,
@@ -196,12 +190,13 @@ impl<S: Sink> Publisher<S> {
     /// The gap before a record, where damage has cut its session.
     fn hole(&self, damages: u64, token: u64, envelope: &Envelope) -> Option<Entry> {
         let done = self.rooms.get(&envelope.stream_id)?;
+        let last = done.spans.latest()?;
         let cut = done.damages != damages
-            && done.session_id == envelope.session_id
-            && envelope.seq_no > done.number + 1;
+            && last.session_id == envelope.session_id
+            && envelope.seq_no > last.last + 1;
         cut.then(|| {
             let mut run = Run::new(token, envelope);
-            (run.from, run.to) = (done.number + 1, envelope.seq_no - 1);
+            (run.from, run.to) = (last.last + 1, envelope.seq_no - 1);
             tracing::error!(
                 stage = "ingest",
                 stream_id = run.stream_id,
@@ -217,23 +212,25 @@ impl<S: Sink> Publisher<S> {
     }
 
     fn note(&mut self, damages: u64, token: u64, envelope: &Envelope) {
-        let number = last_number(envelope);
+        let (first, last) = (envelope.seq_no, last_number(envelope));
         let since = Instant::now();
         if let Some(done) = self.rooms.get_mut(&envelope.stream_id) {
             if done.token != token {
                 (done.token, done.floor) = (token, None);
             }
-            done.session_id = envelope.session_id;
-            (done.number, done.damages, done.since) = (number, damages, since);
+            done.spans.note(envelope.session_id, first, last);
+            (done.damages, done.since) = (damages, since);
             return;
         }
+        let mut spans = Spans::default();
+        spans.note(envelope.session_id, first, last);
         let done = Done {
             token,
-            session_id: envelope.session_id,
-            number,
+            spans,
             damages,
             floor: None,
             since,
+            in_doubt: false,
         };
         self.rooms.insert(envelope.stream_id.clone(), done);
     }
@@ -315,8 +312,8 @@ impl<S: Sink> Publisher<S> {
             let behind = behind
                 .into_iter()
                 .map(|(room, floor)| {
-                    let token = tokens.get(&room).copied().unwrap_or(0);
-                    (room, (floor, token))
+                    let token = tokens.get(&room).copied();
+                    (room, Lost { floor, token })
                 })
                 .collect();
             self.refill(behind).await?;
@@ -414,6 +411,7 @@ impl<S: Sink> Publisher<S> {
     async fn insist(&self, batches: &[RoomBatch<'_>]) -> Result<Published, Stopped> {
         let begun = std::time::Instant::now();
         let published = self.try_for_ever(|| self.sink.publish(batches)).await?;
+        failpoint::reach("after_xadd_raw");
         histogram!(names::PUBLISH).record(begun.elapsed());
         Ok(published)
     }
@@ -442,7 +440,7 @@ impl<S: Sink> Publisher<S> {
                 }
                 Err(error) => {
                     failures += 1;
-                    counter!(names::REDIS_ERRORS, "stage" => "ingest").increment(1);
+                    crate::bus::note("ingest", &error);
                     if failures.is_power_of_two() {
                         tracing::warn!(stage = "ingest", %error, failures, "cannot publish, trying again");
                     }

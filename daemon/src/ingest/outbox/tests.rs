@@ -51,6 +51,13 @@ impl Sink for Tape {
 
     async fn release(&self, _: &str) {}
 
+    async fn incarnation(&self) -> Result<Incarnation, Error> {
+        Ok(Incarnation {
+            id: "one".to_owned(),
+            run: String::new(),
+        })
+    }
+
     fn lose(&self, _: &str) {}
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), Error> {

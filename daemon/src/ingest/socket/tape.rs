@@ -3,7 +3,7 @@
 use shared::raw::Envelope;
 use tokio::sync::watch;
 
-use crate::bus::{self, DeadLetter, Memory, Published, RoomBatch};
+use crate::bus::{self, DeadLetter, Incarnation, Memory, Published, RoomBatch};
 use crate::ingest::outbox::{Outbox, Sink};
 use crate::ingest::spool::Spool;
 use crate::ingest::spool::log::Limits;
@@ -40,6 +40,13 @@ impl Sink for Tape {
     }
 
     async fn release(&self, _: &str) {}
+
+    async fn incarnation(&self) -> Result<Incarnation, bus::Error> {
+        Ok(Incarnation {
+            id: "one".to_owned(),
+            run: String::new(),
+        })
+    }
 
     fn lose(&self, _: &str) {}
 

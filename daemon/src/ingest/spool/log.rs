@@ -334,6 +334,11 @@ impl Log {
         }
     }
 
+    /// How long Redis is asked for what was published.
+    pub(in crate::ingest) fn keep(&self) -> Duration {
+        self.limits.keep
+    }
+
     /// Whether published records stay for a while.
     pub(in crate::ingest) fn keeps(&self) -> Option<Duration> {
         self.slot.as_ref().map(|_| self.limits.keep)

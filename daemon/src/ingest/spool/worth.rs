@@ -21,6 +21,8 @@ pub(in crate::ingest) mod reason {
     pub(in crate::ingest) const REPEAT: &str = "repeat";
     /// They have waited too long for their room, which another daemon has.
     pub(in crate::ingest) const ORPHANED: &str = "orphaned";
+    /// Redis has lost them, and the spool had them no more; storage takes what it has not stored.
+    pub(in crate::ingest) const REDIS_LOST: &str = shared::raw::REDIS_LOST;
 }
 
 /// Classes of messages, the least worth first.

@@ -15,6 +15,7 @@ use metrics::{counter, histogram};
 
 use super::log::{Item, Log, Segment};
 use super::slot::{Slot, sync_folder};
+use crate::failpoint;
 use crate::metrics as names;
 
 /// How often old segments and gaps are looked at, and a disk that refused is tried again.
@@ -128,6 +129,7 @@ impl Writer {
                 Ok(segments) => {
                     histogram!(names::SPOOL_SYNC).record(begun.elapsed());
                     self.log.state().has_written(&segments, last);
+                    failpoint::reach("after_spool");
                     if broken {
                         self.sound_again();
                     }

@@ -158,6 +158,33 @@ fn a_replay_does_not_touch_the_live_room_nor_another_showing() {
 }
 
 #[test]
+fn the_end_of_a_showing_concludes_a_whole_one_and_forgets_every_one() {
+    for (source, state, concluded, forgotten) in [
+        (Source::Replay, "done", 1, true),
+        (Source::Replay, "cancelled", 0, true),
+        // Only a replay has such an end.
+        (Source::Live, "done", 0, false),
+    ] {
+        let mut rooms = Memory::default();
+        let first = envelope("73", source, 2, 1, 0);
+        let mut step = event(&first, gift("1", 5, StreakState::Progress));
+        rooms.apply(&first, Some(&mut step), Instant::now());
+        let mut end = envelope("73", source, 2, 2, 1);
+        end.kind = control::REPLAY_END.to_owned();
+        let data = serde_json::json!({"state": state});
+        end.data = RawData::Json(data.as_object().unwrap().clone());
+        let ends = rooms.apply(&end, None, Instant::now());
+        assert_eq!(ends.len(), concluded, "{source:?} {state}");
+        assert_eq!(rooms.open() == 0, forgotten, "{source:?} {state}");
+        let removed = rooms
+            .changes()
+            .iter()
+            .any(|(field, text)| field.starts_with("room") && text.is_none());
+        assert_eq!(removed, forgotten, "{source:?} {state}");
+    }
+}
+
+#[test]
 fn a_time_out_is_the_same_after_a_restart() {
     let timeout = |restarts: bool| {
         let mut room = Written::new();

@@ -154,6 +154,7 @@ pub async fn execute(command: Command, out: &mut (impl Write + Send)) -> Result<
                             printable(&by)
                         )?;
                     }
+                    Ok(Outcome::Erased) => return Err(Error::Erased(id)),
                     Ok(Outcome::NoEntry) => return Err(Error::NoEntry(id)),
                     Ok(Outcome::Unknown) => return Err(Error::Unknown(id)),
                     Err(Trouble::Postgres(failure)) => return Err(failure.into()),

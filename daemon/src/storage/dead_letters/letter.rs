@@ -3,10 +3,10 @@
 //! Bad input: nothing is refused. What a field does not say is left empty, and an entry without a
 //! payload is its own payload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
-use shared::dead_letter::{redact_error, redact_payload};
+use shared::dead_letter::{REDACTED, redact_error, redact_payload};
 use shared::identity::{MAX_SEQ_NO, is_stream_id};
 use shared::raw::Envelope;
 use shared::streams::{StreamNames, dlq, events};
@@ -14,6 +14,7 @@ use shared::time::Timestamp;
 use uuid::Uuid;
 
 use crate::bus::Entry;
+use crate::erasure::{Tombstones, moment};
 
 /// A stage or a reason is a category; a longer text is cut.
 const CATEGORY_CHARS: usize = 64;
@@ -92,7 +93,8 @@ impl Letter {
                 .chars()
                 .take(ERROR_CHARS)
                 .collect(),
-            redacted: payload != original,
+            // Here, or by the stage that wrote it.
+            redacted: payload.contains(REDACTED),
             payload: payload.into_owned(),
             stream_id: place.stream_id,
             seq_no: place.seq_no,
@@ -106,6 +108,45 @@ impl Letter {
             stage,
         }
     }
+
+    /// The letter in place of one that cannot be stored itself: `key` in Redis has its fields.
+    pub(super) fn parked(stream: &str, id: &str, parked: &str, reason: &str, why: &str) -> Self {
+        let payload = serde_json::json!({"parked": parked, "entry": format!("{stream}/{id}")});
+        let payload = payload.to_string();
+        let failed_at = jiff::Timestamp::from_millisecond(added_ms(id)).unwrap_or_default();
+        Self {
+            key: key("ops", &payload, None),
+            stage: "ops".to_owned(),
+            reason: reason.to_owned(),
+            error: redact_error(&without_nul(why))
+                .chars()
+                .take(ERROR_CHARS)
+                .collect(),
+            payload,
+            redacted: false,
+            stream_id: None,
+            seq_no: None,
+            session_id: None,
+            target: None,
+            failed_at,
+            entry: format!("{stream}/{id}"),
+            added_ms: added_ms(id),
+        }
+    }
+}
+
+impl Letter {
+    /// Whether it holds something of a viewer who was erased, from before that.
+    pub(super) fn names_erased(&self, erased: &Tombstones) -> bool {
+        names_erased(&self.payload, self.failed_at.as_millisecond(), erased)
+    }
+}
+
+/// The same of a payload that failed at that time.
+pub(super) fn names_erased(payload: &str, failed_at: i64, erased: &Tombstones) -> bool {
+    let texts: HashMap<String, String> = serde_json::from_str(payload).unwrap_or_default();
+    let at = moment(&texts, failed_at);
+    erased.concern(at) && erased.in_fields([("payload", payload)], at)
 }
 
 /// The fields of an entry, when the payload is one.

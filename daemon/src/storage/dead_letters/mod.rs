@@ -10,8 +10,8 @@
 //!   entry from being added twice.
 //! - **Bad input**: an entry without the fields of the contract is a letter too, with what it has.
 //! - **Outage** of Redis or Postgres: waits and tries again for ever.
-//! - **Secrets**: errors and payloads are redacted once more before they are stored, whoever wrote
-//!   them ([`shared::dead_letter`]).
+//! - **Secrets**: the daemon's stages write none ([`DeadLetter`](crate::bus::DeadLetter)); what others
+//!   wrote, or an older build, is redacted here before it is stored ([`shared::dead_letter`]).
 
 mod command;
 mod copy;
@@ -39,6 +39,11 @@ pub enum Error {
     /// There is no such letter.
     #[error("there is no dead letter {0}")]
     Unknown(i64),
+    /// It holds something of a viewer who was erased.
+    #[error(
+        "dead letter {0} is not put back: it holds something of a viewer who was erased, `ttlc erase --all` removes it"
+    )]
+    Erased(i64),
     /// It has no stream to go back to.
     #[error("dead letter {0} cannot be put back: it is no entry of a stream, look at its payload")]
     NoEntry(i64),

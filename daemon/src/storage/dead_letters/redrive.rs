@@ -12,9 +12,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-use super::letter::{Place, Target, fields};
+use super::letter::{Place, Target, fields, names_erased};
 use crate::bus::Bus;
+use crate::erasure::Tombstones;
 use crate::storage::database::Failure;
+use crate::storage::erasure::list;
 
 /// A claim that is older has been left by somebody who died.
 const ABANDONED_SECONDS: f64 = 5.0;
@@ -47,6 +49,8 @@ pub(super) enum Outcome {
         entry: Option<String>,
         at: Option<jiff::Timestamp>,
     },
+    /// It holds something of a viewer who was erased, and stays where it is until it is removed.
+    Erased,
     /// It has no stream to go back to.
     NoEntry,
     /// There is no such letter.
@@ -60,6 +64,9 @@ pub(super) async fn redrive(
     id: i64,
     by: &str,
 ) -> Result<Outcome, Trouble> {
+    if is_erased(client, id).await? {
+        return Ok(Outcome::Erased);
+    }
     let claimed = client
         .query_typed(
             "UPDATE dead_letters
@@ -87,6 +94,23 @@ pub(super) async fn redrive(
             at: row.get(3),
         },
     })
+}
+
+/// Whether a letter holds something of a viewer who was erased: as in a database that was restored
+/// from an older copy. The stages would drop it as well.
+async fn is_erased(client: &Client, id: i64) -> Result<bool, Failure> {
+    let (version, list) = list(client).await?;
+    let rows = client
+        .query_typed(
+            "SELECT payload, failed_at FROM dead_letters WHERE dead_letter_id = $1",
+            &[(&id, Type::INT8)],
+        )
+        .await?;
+    let erased = Tombstones::new(version, &list);
+    Ok(rows.first().is_some_and(|row| {
+        let failed_at: jiff::Timestamp = row.get(1);
+        names_erased(row.get(0), failed_at.as_millisecond(), &erased)
+    }))
 }
 
 /// Finishes what was claimed and not put back, in the order of the letters.

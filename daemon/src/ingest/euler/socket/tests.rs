@@ -512,6 +512,12 @@ async fn what_cannot_be_read_is_a_dead_letter_without_the_key_and_costs_nothing_
     stage
         .send(Message::Text(format!("no JSON but {KEY}").into()))
         .await;
+    let cookie = "kAnArY0123456789";
+    stage
+        .send(Message::Text(
+            format!("no JSON but sessionid={cookie}").into(),
+        ))
+        .await;
     stage
         .send(Message::Binary(Bytes::from_static(b"\xff\xff\xff garbage")))
         .await;
@@ -530,13 +536,14 @@ async fn what_cannot_be_read_is_a_dead_letter_without_the_key_and_costs_nothing_
         .await;
     stage.say(&json!({"type": "Echo", "data": {"common": {"msgId": "2"}, "url": format!("/?apiKey={KEY}")}})).await;
     assert_eq!(stage.published(2).await, ["1", "2"]);
-    let letters = stage.tape.wait_for_letters(6).await;
-    assert_eq!(letters.len(), 6);
+    let letters = stage.tape.wait_for_letters(7).await;
+    assert_eq!(letters.len(), 7);
     for letter in &letters {
         assert_eq!((letter.stage, letter.reason), ("ingest", "FRAME_ERROR"));
         let payload: Value = serde_json::from_str(&letter.payload).unwrap();
         let bytes = STANDARD.decode(payload["frame"].as_str().unwrap()).unwrap();
-        assert!(!String::from_utf8_lossy(&bytes).contains(KEY));
+        let frame = String::from_utf8_lossy(&bytes);
+        assert!(!frame.contains(KEY) && !frame.contains(cookie), "{frame}");
         assert!(!format!("{letter:?}").contains(KEY));
     }
     let envelopes = stage.tape.wait_for(3).await;
@@ -555,7 +562,7 @@ async fn what_cannot_be_read_is_a_dead_letter_without_the_key_and_costs_nothing_
     stage.stop.cancel();
     assert_eq!(
         stage.story().await.session.counts().malformed,
-        DEAD_LETTERS + 26
+        DEAD_LETTERS + 27
     );
 }
 

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use metrics::counter;
 
+use super::loss::Lost;
 use super::{BATCH, Entry, Publisher, Sink, Stopped, decode_envelopes, repeats};
 use crate::bus::RoomBatch;
 use crate::ingest::spool::orphans::Orphans;
@@ -75,21 +76,28 @@ impl<S: Sink> Publisher<S> {
         for room in rooms {
             match self.sink.claim(&room).await {
                 Ok(Some(memory)) => {
-                    let lost = self
-                        .rooms
-                        .get(&room)
-                        .is_some_and(|done| done.floor > memory.floor);
-                    if lost {
-                        behind.insert(room.clone(), (memory.floor, memory.token));
+                    if let Some(done) = self.rooms.get(&room) {
+                        let floor = memory.floor;
+                        if done.floor > floor {
+                            let token = Some(memory.token);
+                            behind.insert(room.clone(), Lost { floor, token });
+                        } else if done.in_doubt && done.floor.is_some() {
+                            // Somebody else has had it since.
+                            behind.insert(room.clone(), Lost { floor, token: None });
+                        }
                     }
                     ours.insert(room, memory.token);
                 }
-                // It was taken and not wiped: what Redis knows of it is the other one's business.
-                Ok(None) => {
-                    if let Some(done) = self.rooms.get_mut(&room) {
-                        done.floor = None;
+                Ok(None) => match self.rooms.get_mut(&room) {
+                    // Redis was wiped, or may have lost its last seconds, before it was taken.
+                    Some(done) if done.in_doubt && done.floor.is_some() => {
+                        let (floor, token) = (None, None);
+                        behind.insert(room, Lost { floor, token });
                     }
-                }
+                    // What Redis knows of it is the other one's business.
+                    Some(done) => done.floor = None,
+                    None => {}
+                },
                 Err(error) => {
                     tracing::debug!(stage = "ingest", stream_id = room, %error, "cannot claim");
                     self.doubtful.insert(room);

@@ -297,6 +297,7 @@ fn an_unusable_folder_is_refused_with_its_name() {
     let options = |dir: &Path| Options {
         spool_dir: Some(dir.to_owned()),
         spool_max_bytes: 64 * 1024 * 1024,
+        spool_keep_seconds: 60,
     };
     let error = Spool::open(&options(&file)).err().unwrap().to_string();
     assert!(

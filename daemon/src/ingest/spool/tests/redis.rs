@@ -1,5 +1,6 @@
 //! The spool with a real Redis that goes away, forgets, or gives a room to somebody else.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -43,7 +44,14 @@ fn start(folder: &TemporaryFolder, url: &str, limits: Limits) -> Process<Raw> {
 
 async fn connection(url: &str) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(url).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    // Not the client's half a second, which a busy machine takes.
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(30)))
+        .set_response_timeout(Some(Duration::from_secs(30)));
+    client
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await
+        .unwrap()
 }
 
 async fn ask<T: redis::FromRedisValue>(url: &str, words: &[&str]) -> T {
@@ -207,6 +215,59 @@ async fn a_wiped_redis_is_filled_again() {
     // A room in which nothing happens any more is looked after, too.
     eventually(async || of_room(&url, "72").await.len() >= 5).await;
     assert_eq!(of_room(&url, "72").await, (5..10).collect::<Vec<_>>());
+    process.stop().await;
+}
+
+/// What is told as lost is all that the room gave out and the spool has no more, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_spool_has_no_more_is_told_as_lost() {
+    let server = PrivateRedis::temporary(Durability::Fast).unwrap();
+    let url = server.url();
+    let folder = TemporaryFolder::new("spool").unwrap();
+    let limits = Limits {
+        keep: Duration::from_millis(50),
+        ..small()
+    };
+    let process = start(&folder, &url, limits);
+    process.sink.leases.claim(ROOM).await.unwrap().unwrap();
+    for part in 0..10 {
+        process.say(messages(ROOM, 100 + part * 5, 5, 1_000)).await;
+        process.settled().await;
+        process.written().await;
+    }
+    // All but the segment that is being written goes after a second.
+    eventually(async || super::rig::segments(&folder).len() == 1).await;
+    let _: Value = ask(&url, &["FLUSHALL"]).await;
+    eventually(async || {
+        let all = stream(&url).await;
+        all.last().is_some_and(|(_, number, _)| *number == 149)
+    })
+    .await;
+    let all = stream(&url).await;
+    let (_, last_lost, kind) = &all[0];
+    assert_eq!(kind, control::GAP);
+    assert!((100..149).contains(last_lost), "{all:?}");
+    let again: Vec<u64> = all[1..].iter().map(|(_, number, _)| *number).collect();
+    assert_eq!(again, (last_lost + 1..150).collect::<Vec<_>>());
+    let entries: Vec<(String, HashMap<String, String>)> =
+        ask(&url, &["XRANGE", "ttlc:raw", "-", "+", "COUNT", "1"]).await;
+    let data: serde_json::Value = serde_json::from_str(&entries[0].1["data"]).unwrap();
+    assert_eq!(data["fromSeq"], 100);
+    assert_eq!(data["toSeq"], *last_lost);
+    assert_eq!(data["reason"], "redis_lost");
+
+    // A second time it is told again, and what came meanwhile is whole.
+    process.say(messages(ROOM, 150, 5, 100)).await;
+    process.settled().await;
+    let _: Value = ask(&url, &["FLUSHALL"]).await;
+    eventually(async || {
+        let all = stream(&url).await;
+        all.last().is_some_and(|(_, number, _)| *number == 154)
+    })
+    .await;
+    let all = stream(&url).await;
+    let gaps = all.iter().filter(|(_, _, kind)| kind == control::GAP);
+    assert!(gaps.count() >= 1, "{all:?}");
     process.stop().await;
 }
 

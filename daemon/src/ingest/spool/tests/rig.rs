@@ -14,7 +14,7 @@ use super::super::Spool;
 use super::super::log::{Limits, Log};
 use super::super::record::{self, Content};
 use super::super::worth::last_number;
-use crate::bus::{DeadLetter, Error, Memory, Published, RoomBatch};
+use crate::bus::{DeadLetter, Error, Incarnation, Memory, Published, RoomBatch};
 use crate::ingest::outbox::{Outbox, Outlet, Parcel, Sink};
 
 /// What a room's key and stream hold.
@@ -33,6 +33,8 @@ pub(super) struct Server {
     pub(super) away: bool,
     pub(super) rooms: HashMap<String, Room>,
     pub(super) letters: usize,
+    /// How often everything was forgotten.
+    pub(super) wiped: u32,
 }
 
 /// Redis as the publisher sees it, by the rules of the real scripts (which have their own tests).
@@ -168,6 +170,17 @@ impl Sink for Fake {
     }
 
     async fn release(&self, _: &str) {}
+
+    async fn incarnation(&self) -> Result<Incarnation, Error> {
+        let server = self.server();
+        if server.away {
+            return Err(Error::Address);
+        }
+        Ok(Incarnation {
+            id: server.wiped.to_string(),
+            run: String::new(),
+        })
+    }
 
     fn lose(&self, stream_id: &str) {
         self.held.lock().unwrap().remove(stream_id);
