@@ -98,17 +98,19 @@ async fn what_another_writer_still_has_is_late_and_not_lost() {
 
     // Somebody else was given the next ones and takes half a minute; a dead letter waits for its
     // copier, who is gone; and what ingest dropped it tells before the next message.
-    let late = chats(&mut room, 3);
-    rig.publish(&late).await;
     let bus = rig.bus();
     let mut slow = bus.member(Seats::Storage, 0);
     let held = poll("it has them", async || {
-        // The writer may be faster: then more are published.
-        let entries = slow.read(10, Duration::from_millis(5)).await.unwrap();
-        if entries.is_empty() {
-            rig.publish(&chats(&mut room, 3)).await;
-        }
-        (!entries.is_empty()).then_some(entries)
+        // The writer has waited for longer and is given the first ones; while it stores these, the
+        // next ones are the other's.
+        let publishing = async {
+            for _ in 0..5 {
+                rig.publish(&chats(&mut room, 3)).await;
+            }
+        };
+        let reading = slow.read(10, Duration::from_millis(500));
+        let (entries, ()) = tokio::join!(reading, publishing);
+        Some(entries.unwrap()).filter(|entries| !entries.is_empty())
     })
     .await;
     let ids: Vec<String> = held.iter().map(|entry| entry.id.clone()).collect();
