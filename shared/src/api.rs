@@ -187,7 +187,7 @@ pub struct Session {
     /// When it was over; left out while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// Why it was over, such as `stream_end`, `closed`, `silent`, `lost`.
+    /// Why it was over, such as `stream_end`, `closed`, `silent`, `lost`; of a replay `done`, `cancelled`, `failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_reason: Option<String>,
     /// The WebSocket close code, when there was one.

@@ -239,7 +239,7 @@ mod tests {
         );
         assert_eq!(Command::parse(&json), Ok(start));
         // Any uuid can be a session's; without more it is shown as it was.
-        let short = r#"{"command":"replay.start","sessionId":"936DA01F9ABD4D9D80C702AF85C822A8"}"#;
+        let short = r#"{"command":"replay.start","sessionId":"936DA01F9ABD4D9D80C702AF85C822A8"}"#; // secret-scan: allow, an id that we made up
         let Ok(Command::ReplayStart {
             replay_id, speed, ..
         }) = Command::parse(short)

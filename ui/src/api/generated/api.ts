@@ -986,7 +986,7 @@ export interface Session {
    */
   closeCode?: number;
   /**
-   * Why it was over, such as `stream_end`, `closed`, `silent`, `lost`.
+   * Why it was over, such as `stream_end`, `closed`, `silent`, `lost`; of a replay `done`, `cancelled`, `failed`.
    */
   endReason?: string;
   /**
