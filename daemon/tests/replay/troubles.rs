@@ -26,7 +26,10 @@ async fn who_crashes_is_replaced_and_nothing_is_shown_twice() {
         let running = rig.start(&[]);
         rig.sent(replay, sent).await;
         running.crash().await;
-        assert_eq!(rig.progress(replay).await.state, State::Running);
+        // Inside one process a task may still hear of the end and give the replay back; `kill -9`
+        // has a test of its own.
+        let state = rig.progress(replay).await.state;
+        assert!(!state.is_end(), "{state:?}");
     }
     let running = rig.start(&[]);
     let begun = Instant::now();
