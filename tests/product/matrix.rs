@@ -323,7 +323,8 @@ impl Rig {
 
     // ---- what has come so far
 
-    /// How many messages of rooms are stored; 0 before there is a table.
+    /// How many messages of rooms are stored, without those that came as JSON, which the proof cannot
+    /// compare; 0 before there is a table.
     pub(crate) async fn stored(&self) -> anyhow::Result<i64> {
         let database = self.stores.database().await?;
         let there = "SELECT to_regclass('events') IS NOT NULL";
