@@ -181,7 +181,6 @@ async fn upstream_is_bad(provider: &str) {
         ("EULER_API_URL", link.url()),
         // The other provider takes over after a few failures, and its link is the same.
         ("EULER_WS_URL", &euler),
-        ("EULER_RAW_MESSAGES", "on"),
     ];
     rig.start_as("run", "run", &changes, &[]);
     rig.stores_more(20).await;
