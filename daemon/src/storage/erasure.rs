@@ -35,6 +35,9 @@ pub use command::{Options, execute};
 const LOOK: Duration = Duration::from_secs(1);
 /// How often copies in Redis are looked for, as long as there are some.
 const PURGE: Duration = Duration::from_secs(10);
+/// How often dead letters that were parked since are looked for: an entry that kills who reads it is
+/// parked unread, also when it names somebody who was erased long ago.
+const PARKED: Duration = Duration::from_hours(1);
 /// How many events a part of an erasure looks at.
 const PART: i32 = 5_000;
 /// After so long without an answer the connection is given up.
@@ -97,6 +100,7 @@ pub(super) async fn keep(database: Database, bus: Bus, stop: CancellationToken) 
         client: None,
         mirrored: -1,
         purging: None,
+        parked: Instant::now() + PARKED,
         erased: Arc::default(),
     };
     let mut outage = Outage::new("postgres or redis");
@@ -142,6 +146,8 @@ struct Keeper {
     mirrored: i64,
     /// Since when copies in Redis are to be looked for, again.
     purging: Option<Instant>,
+    /// When parked dead letters are looked for.
+    parked: Instant,
     erased: Arc<Tombstones>,
 }
 
@@ -198,6 +204,12 @@ impl Keeper {
                 "looked for copies of erased viewers in redis"
             );
             self.purging = (purged.left > 0).then(|| Instant::now() + PURGE);
+            self.parked = Instant::now() + PARKED;
+        } else if self.parked <= Instant::now() {
+            if self.erased.len() > 0 {
+                self.bus.purge_parked(&self.erased).await?;
+            }
+            self.parked = Instant::now() + PARKED;
         }
         Ok(())
     }
