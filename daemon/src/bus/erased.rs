@@ -9,7 +9,7 @@
 //!
 //! [`Bus::purge`] deletes entries that every group has finished and that name an erased viewer. What a
 //! group still has to read stays: the stages replace it when they come to it. What was parked, nobody
-//! reads any more: it goes at once, and [`Bus::purge_parked`] finds what was parked since.
+//! reads any more: it goes at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ impl Bus {
 
     /// Deletes parked dead letters that name an erased viewer, of all shards and also of those that there
     /// were with another `STREAM_SHARDS`; returns how many.
-    pub(crate) async fn purge_parked(&self, tombstones: &Tombstones) -> Result<u64, Error> {
+    async fn purge_parked(&self, tombstones: &Tombstones) -> Result<u64, Error> {
         let mut deleted = 0;
         let mut cursor = "0".to_owned();
         loop {

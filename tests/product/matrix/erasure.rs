@@ -75,7 +75,9 @@ impl Viewer {
                 // The characters that do not depend on what stands around.
                 let text = STANDARD.encode([vec![0; shift], bytes.clone()].concat());
                 let (from, to) = ([0, 2, 3][shift], (shift + bytes.len()) / 3 * 4);
-                if to > from + 6 {
+                // A name without its end would be another one's.
+                let whole = (shift + bytes.len()).is_multiple_of(3);
+                if to > from + 6 && (whole || matches!(name, "id" | "varint")) {
                     needles.push((
                         format!("base64 of {name}"),
                         text.as_bytes()[from..to].to_vec(),
