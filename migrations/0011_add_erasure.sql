@@ -5,7 +5,8 @@
 -- then all other events, a few thousand at a time. Each call is a transaction, and where the next
 -- one begins is in it: a crash loses the part that was under way, and the next call does it again.
 -- The tombstone is committed before anything is removed, while no writer is in the middle of a
--- batch; from then on the writers drop what is of the viewer, so one pass is enough.
+-- batch; from then on the writers drop what is of the viewer, so one pass is enough. It finishes
+-- what a round of retention left: a day that is under pruned_events is not searched, it is dropped.
 
 CREATE TABLE erased_users (
     user_hash     bytea PRIMARY KEY CHECK (octet_length(user_hash) = 32),
@@ -49,7 +50,7 @@ COMMENT ON FUNCTION erased_hash(text) IS 'What erased_users keeps of a user id.'
 -- A trace: what knows some bytes again without having them. The rolling hash is
 -- h = (h * 257 + byte) mod (2^31 - 1), over bytes in lower case where it is of a text.
 CREATE FUNCTION erasure_trace(kind text, wanted bytea) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
     roll bigint := 0;
 BEGIN
@@ -443,6 +444,11 @@ BEGIN
         ORDER BY stream_id, seq_no, event_id LIMIT at_most
     ) AS part ORDER BY stream_id DESC, seq_no DESC, event_id DESC LIMIT 1;
     IF last.event_id IS NULL THEN
+        -- Days that were taken out of events and not dropped yet, also while this went on: they were
+        -- about to go, and go now, one a call.
+        IF drop_pruned_events() IS NOT NULL THEN
+            RETURN one;
+        END IF;
         UPDATE erased_users AS known SET search = NULL, finished_at = clock_timestamp()
         WHERE known.user_hash = wanted RETURNING * INTO one;
         RETURN one;

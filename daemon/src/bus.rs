@@ -30,7 +30,7 @@
 //! | `ttlc:tracked` | by creator, whether to follow them ([`Tracked`] as JSON) | for ever |
 //! | `ttlc:lease:normalizer`, `ttlc:lease:forwarder`, `ttlc:lease:control` | the [`Owner`] that has the [`Role`] | as its holder says |
 //! | `ttlc:lease:storage:{slot}`, `ttlc:lease:ops:{slot}` | the [`Owner`] that reads as consumer `storage-{slot}` or `ops-{slot}` ([`Member`]) | 4 s after the last renewal |
-//! | `ttlc:parked:{entry}` | the fields, as JSON, of an entry of `ttlc:dlq` that Postgres cannot take | as long as events are kept |
+//! | `ttlc:parked:{entry}` | the fields, as JSON, of an entry of `ttlc:dlq` that Postgres cannot take | as long as events are kept, or until somebody is erased whom it names |
 //! | `ttlc:normalizer` | what the normalizer remembers: gift streaks, totals of likes, prices of gifts; and the number of its last batch | an hour after a room's last message |
 //! | `ttlc:replay:{replay}` | how far a replay is ([`shared::replay::Progress`]), who shows it (`owner`, `until`) and whether it shall end (`cancel`) | 7 days after its end |
 //! | `ttlc:replays` | the replays that have not ended, by when they were asked for | for ever |
@@ -113,6 +113,8 @@ if known then
 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[4])";
 
+/// What begins the keys of what Postgres cannot take.
+const PARKED: &str = "ttlc:parked";
 /// The list of gifts, for all shards.
 const GIFTS: &str = "ttlc:gifts";
 /// How long it is kept, in seconds: it is fetched anew every day.
@@ -333,7 +335,7 @@ impl Bus {
         json: &str,
         life: Option<Duration>,
     ) -> Result<String, Error> {
-        let key = format!("{}:{entry}", self.shard_key("ttlc:parked", shard));
+        let key = format!("{}:{entry}", self.shard_key(PARKED, shard));
         let mut command = redis::cmd("SET");
         command.arg(&key).arg(json);
         if let Some(life) = life {

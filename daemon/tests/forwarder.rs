@@ -3,6 +3,7 @@
 
 mod forwarder {
     mod delivery;
+    mod erasure;
     mod forms;
     mod outages;
     mod process;

@@ -2,6 +2,7 @@
 
 mod normalizer {
     mod entries;
+    mod erasure;
     mod rig;
     mod streaks;
     mod takeover;

@@ -9,6 +9,7 @@ mod storage {
     mod faults;
     mod losses;
     mod migrations;
+    mod remnants;
     mod retention;
     mod rig;
     mod roles;

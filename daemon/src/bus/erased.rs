@@ -8,18 +8,20 @@
 //! go on with what they know, and the storage writer asks Postgres.
 //!
 //! [`Bus::purge`] deletes entries that every group has finished and that name an erased viewer. What a
-//! group still has to read stays: the stages replace it when they come to it.
+//! group still has to read stays: the stages replace it when they come to it. What was parked, nobody
+//! reads any more: it goes at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
+use shared::streams::dlq;
 use shared::time::Timestamp;
 use tokio::time::Instant;
 
 use super::consumer::entries;
-use super::{Bus, Entry, Error};
+use super::{Bus, Entry, Error, PARKED};
 use crate::erasure::{Tombstone, Tombstones, moment};
 
 const KEY: &str = "ttlc:erased";
@@ -29,6 +31,8 @@ const CHANGE: &str = "change";
 const REFRESH: Duration = Duration::from_secs(1);
 /// How many entries are looked at at a time.
 const PAGE: usize = 200;
+/// How many keys.
+const SCANNED: usize = 1_000;
 
 /// What a purge found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,7 +118,42 @@ impl Bus {
             }
             self.purge_memory(tombstones, shard, &mut purged).await?;
         }
+        // Last: what was parked meanwhile was pending in its stream before.
+        purged.deleted += self.purge_parked(tombstones).await?;
         Ok(purged)
+    }
+
+    /// Deletes parked dead letters that name an erased viewer, of all shards and also of those that there
+    /// were with another `STREAM_SHARDS`; returns how many.
+    async fn purge_parked(&self, tombstones: &Tombstones) -> Result<u64, Error> {
+        let mut deleted = 0;
+        let mut cursor = "0".to_owned();
+        loop {
+            let (next, keys): (String, Vec<String>) = redis::cmd("SCAN")
+                .arg(&cursor)
+                .arg(&["MATCH", &format!("{PARKED}:*"), "TYPE", "string", "COUNT"])
+                .arg(SCANNED)
+                .query_async(&mut self.manager.clone())
+                .await?;
+            for key in keys {
+                let json: Option<String> = redis::cmd("GET")
+                    .arg(&key)
+                    .query_async(&mut self.manager.clone())
+                    .await?;
+                // The same key may come twice.
+                let Some(json) = json else { continue };
+                if parked_names_erased(tombstones, &key, &json) {
+                    deleted += redis::cmd("DEL")
+                        .arg(&key)
+                        .query_async::<u64>(&mut self.manager.clone())
+                        .await?;
+                }
+            }
+            if next == "0" {
+                return Ok(deleted);
+            }
+            cursor = next;
+        }
     }
 
     async fn purge_stream(
@@ -190,10 +229,16 @@ impl Bus {
     }
 }
 
-/// Whether an entry names a viewer who is erased up to when it happened.
+/// Whether an entry names a viewer who is erased up to when it happened. A dead letter says when in its
+/// payload, and may have failed long after that.
 fn names_erased(tombstones: &Tombstones, entry: &Entry) -> bool {
     let added = entry.id.split('-').next().and_then(|ms| ms.parse().ok());
-    let at = moment(&entry.fields, added.unwrap_or(0));
+    let letter: HashMap<String, String> = entry
+        .fields
+        .get(dlq::PAYLOAD)
+        .and_then(|payload| serde_json::from_str(payload).ok())
+        .unwrap_or_default();
+    let at = moment(&entry.fields, moment(&letter, added.unwrap_or(0)));
     tombstones.concern(at)
         && tombstones.in_fields(
             entry
@@ -202,6 +247,26 @@ fn names_erased(tombstones: &Tombstones, entry: &Entry) -> bool {
                 .map(|(name, value)| (name.as_str(), value.as_str())),
             at,
         )
+}
+
+/// The same of a dead letter that was parked: under the id of its entry, its fields as JSON.
+fn parked_names_erased(tombstones: &Tombstones, key: &str, json: &str) -> bool {
+    let id = key.rsplit(':').next().unwrap_or_default().to_owned();
+    match serde_json::from_str(json) {
+        Ok(fields) => {
+            let deliveries = 0;
+            names_erased(
+                tombstones,
+                &Entry {
+                    id,
+                    fields,
+                    deliveries,
+                },
+            )
+        }
+        // Not as it was written: rather too much than too little.
+        Err(_) => tombstones.concern(0) && tombstones.in_text(json, 0),
+    }
 }
 
 /// Whether what the normalizer wrote down names an erased viewer: by the time that it has.

@@ -33,8 +33,14 @@ pub use command::{Options, execute};
 
 /// How often the list and its mirror are compared.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often copies in Redis are looked for, as long as there are some.
+/// How often copies in Redis are looked for, as long as there are some, and for [`LATE`] after a change:
+/// what comes from a spool or a replay is in a quiet stream until something newer comes, for trimming
+/// leaves the last ones.
 const PURGE: Duration = Duration::from_secs(10);
+/// For so long copies are expected to come late.
+const LATE: Duration = Duration::from_mins(10);
+/// How often after that: there may be a longer replay, and dead letters that are parked unread.
+const SELDOM: Duration = Duration::from_hours(1);
 /// How many events a part of an erasure looks at.
 const PART: i32 = 5_000;
 /// After so long without an answer the connection is given up.
@@ -96,7 +102,8 @@ pub(super) async fn keep(database: Database, bus: Bus, stop: CancellationToken) 
         bus,
         client: None,
         mirrored: -1,
-        purging: None,
+        changed: Instant::now(),
+        purging: Instant::now(),
         erased: Arc::default(),
     };
     let mut outage = Outage::new("postgres or redis");
@@ -140,8 +147,10 @@ struct Keeper {
     client: Option<(Client, Rights)>,
     /// The number of the last change that was written to Redis.
     mirrored: i64,
-    /// Since when copies in Redis are to be looked for, again.
-    purging: Option<Instant>,
+    /// When the list was last found to be another one.
+    changed: Instant,
+    /// When copies in Redis are looked for.
+    purging: Instant,
     erased: Arc<Tombstones>,
 }
 
@@ -183,21 +192,23 @@ impl Keeper {
             }
             self.bus.put_erased(number, &rows).await?;
             self.mirrored = number;
-            self.purging = (!rows.is_empty()).then(Instant::now);
+            self.changed = Instant::now();
+            self.purging = self.changed;
         } else {
             transaction.commit().await?;
         }
         if unfinished > 0 {
             find(client, *rights).await?;
             self.go_on(client, *rights).await?;
-        } else if self.purging.is_some_and(|due| due <= Instant::now()) {
+        } else if self.erased.len() > 0 && self.purging <= Instant::now() {
             let purged = self.bus.purge(&self.erased).await?;
             tracing::debug!(
                 deleted = purged.deleted,
                 left = purged.left,
                 "looked for copies of erased viewers in redis"
             );
-            self.purging = (purged.left > 0).then(|| Instant::now() + PURGE);
+            let soon = purged.left > 0 || self.changed.elapsed() < LATE;
+            self.purging = Instant::now() + if soon { PURGE } else { SELDOM };
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::database::{DatabaseOptions, Failure};
 use crate::outage::Outage;
 
 /// The files of `migrations/`, in order. A name is a number, a verb and what it is about.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     (
         "0001_create_rooms",
         include_str!("../../../migrations/0001_create_rooms.sql"),
@@ -67,6 +67,10 @@ const FILES: [(&str, &str); 13] = [
     (
         "0013_record_trimmed",
         include_str!("../../../migrations/0013_record_trimmed.sql"),
+    ),
+    (
+        "0014_name_reasons_of_gaps",
+        include_str!("../../../migrations/0014_name_reasons_of_gaps.sql"),
     ),
 ];
 

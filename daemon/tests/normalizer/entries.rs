@@ -17,7 +17,7 @@ use super::rig::{PATIENCE, ROOM, Stage, ask, bus, entries, length, publish, unti
 
 /// All captured messages as one room, with a garbage message after every hundredth, and our own
 /// lifecycle messages around them.
-fn room() -> Vec<Envelope> {
+pub(super) fn room() -> Vec<Envelope> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/captures");
     let connection = serde_json::json!({"provider": "direct", "attempt": 1, "reason": "start"});
     let connection = RawData::Json(connection.as_object().unwrap().clone());
@@ -54,7 +54,7 @@ fn room() -> Vec<Envelope> {
         .collect()
 }
 
-fn is_garbage(envelope: &Envelope) -> bool {
+pub(super) fn is_garbage(envelope: &Envelope) -> bool {
     envelope.data == RawData::Protobuf(vec![0xff; 40])
 }
 

@@ -17,24 +17,24 @@ use xtask::processes::TemporaryFolder;
 use super::rig::{Event, Rig, Room, poll};
 
 /// The viewer, unlike anything else in the tests.
-const ID: &str = "6812345678901234567";
-const NUMBER: u64 = 6_812_345_678_901_234_567;
-const HANDLE: &str = "zoe.quartz_9";
+pub(super) const ID: &str = "6812345678901234567";
+pub(super) const NUMBER: u64 = 6_812_345_678_901_234_567;
+pub(super) const HANDLE: &str = "zoe.quartz_9";
 const NAME: &str = "Zoë \"Q\" Quartz ✨";
 const PICTURE: &str = "tos-avt-0068/f00dfeed12345678";
-const SAID: &str = "purple elephants at dawn";
+pub(super) const SAID: &str = "purple elephants at dawn";
 
 fn avatar(size: u32) -> String {
     format!("https://p16-sign.tiktokcdn.com/{PICTURE}~c5_{size}x{size}.webp?x-expires=1")
 }
 
 /// Before any erasure, whatever time of the day it is.
-fn earlier() -> i64 {
+pub(super) fn earlier() -> i64 {
     jiff::Timestamp::now().as_millisecond() - 3_600_000
 }
 
 /// As protobuf writes a number.
-fn varint(mut number: u64) -> Vec<u8> {
+pub(super) fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 128 {
         bytes.push(u8::try_from(number % 128).unwrap() | 128);
@@ -54,7 +54,7 @@ fn person(extra: &Value) -> Value {
     person
 }
 
-trait Story {
+pub(super) trait Story {
     fn by_viewer(&mut self, event: Event) -> Event;
     fn own(&mut self) -> Vec<Event>;
     fn of_others(&mut self) -> Vec<Event>;
@@ -199,7 +199,7 @@ pub(crate) fn found(bytes: &[u8]) -> BTreeSet<String> {
 
 impl Rig {
     /// All of Redis, as text.
-    async fn all_of_redis(&self) -> Vec<u8> {
+    pub(super) async fn all_of_redis(&self) -> Vec<u8> {
         let mut redis = self.redis().await;
         let keys: Vec<String> = redis::cmd("KEYS")
             .arg("*")
@@ -231,7 +231,7 @@ impl Rig {
         all
     }
 
-    fn all_of_postgres(&self) -> Vec<u8> {
+    pub(super) fn all_of_postgres(&self) -> Vec<u8> {
         self.postgres.as_ref().unwrap().dump().unwrap()
     }
 
@@ -252,7 +252,7 @@ impl Rig {
         Cli::try_parse_from(all).unwrap().options
     }
 
-    async fn erase(&self, words: &[&str]) -> Result<String, String> {
+    pub(super) async fn erase(&self, words: &[&str]) -> Result<String, String> {
         let mut out = Vec::new();
         let done = erasure::execute(&self.erase_options(words), &mut out).await;
         let out = String::from_utf8(out).unwrap();
@@ -261,7 +261,7 @@ impl Rig {
             .map_err(|error| format!("{out}{error}"))
     }
 
-    async fn nothing_is_left(&self) {
+    pub(super) async fn nothing_is_left(&self) {
         assert_eq!(
             found(&self.all_of_postgres()),
             BTreeSet::new(),
@@ -274,7 +274,7 @@ impl Rig {
         );
     }
 
-    async fn whole(&self) {
+    pub(super) async fn whole(&self) {
         let options = verify::Options {
             stream: Vec::new(),
             database: self.options().database,
@@ -285,7 +285,7 @@ impl Rig {
     }
 
     /// The sums that outlive the events.
-    async fn totals(&self) -> Value {
+    pub(super) async fn totals(&self) -> Value {
         self.one(
             "SELECT json_build_object(
                 'sessions', (SELECT json_agg(to_jsonb(s) ORDER BY session_id, event_type) FROM session_stats s),
@@ -314,7 +314,7 @@ fn flatten(reply: &Reply, all: &mut Vec<u8>) {
 }
 
 /// Everything that there can be of a viewer, stored.
-async fn told(rig: &Rig, room: &mut Room) -> usize {
+pub(super) async fn told(rig: &Rig, room: &mut Room) -> usize {
     let mut events = vec![room.connected(), room.chat(1)];
     events.extend(room.own());
     events.extend(room.of_others());

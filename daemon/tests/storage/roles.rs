@@ -105,6 +105,65 @@ async fn the_writer_can_add_events_and_nothing_else() {
     );
 }
 
+/// The one way to remove an event that the writer has: the function, which knows whose it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_writer_can_erase_a_viewer_and_still_change_no_event() {
+    let rig = Rig::new().await;
+    let mut room = Room::new("7301", "ann", 1, noon() - 24 * 3600 * 1000);
+    let events = [room.connected(), room.chat(1), room.chat(2), room.chat(1)];
+    rig.store(rig.options(), &events).await;
+    let client = rig.client().await;
+    client.batch_execute("SET ROLE ttlc_writer").await.unwrap();
+    let of = async |user: &str| -> i64 {
+        let sql = format!("SELECT count(*) FROM events WHERE user_id = '{user}'");
+        client.query_one(&sql, &[]).await.unwrap().get(0)
+    };
+    assert_eq!((of("1").await, of("2").await), (2, 1));
+    let mut finished = false;
+    client
+        .batch_execute("SELECT erase_user('1')")
+        .await
+        .unwrap();
+    while !finished {
+        let part = "SELECT finished_at IS NOT NULL FROM continue_erasure(erased_hash('1'))";
+        finished = client.query_one(part, &[]).await.unwrap().get(0);
+    }
+    assert_eq!((of("1").await, of("2").await), (0, 1));
+    for forbidden in [
+        "DELETE FROM events",
+        "UPDATE events SET event = '{}', raw = NULL",
+        "DELETE FROM erased_users",
+        "UPDATE erased_users SET erased_at = 'epoch'",
+        "INSERT INTO erased_users (user_hash, erased_at, change_no) VALUES (sha256('x'), now(), 99)",
+        "SELECT drop_pruned_events()",
+        "SELECT erasure_words('2', '{}')",
+    ] {
+        assert_eq!(
+            code(&client, forbidden).await.as_deref(),
+            Some(FORBIDDEN),
+            "{forbidden}"
+        );
+    }
+    assert_eq!(of("2").await, 1);
+
+    client
+        .batch_execute("RESET ROLE; SET ROLE ttlc_reader")
+        .await
+        .unwrap();
+    for forbidden in [
+        "SELECT erase_user('2')",
+        "SELECT continue_erasure(erased_hash('2'))",
+        "SELECT search FROM erased_users",
+        "SELECT find_erased()",
+    ] {
+        assert_eq!(
+            code(&client, forbidden).await.as_deref(),
+            Some(FORBIDDEN),
+            "{forbidden}"
+        );
+    }
+}
+
 /// Proven by what happens when the role lacks a right that the connection's own user has.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_writer_works_in_its_role() {

@@ -4,11 +4,18 @@
 //! the picture; in a dump of Postgres, in every key of Redis, in the spool and in the log, also as
 //! hexadecimal and base64.
 
-use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use redis::Value;
+use redis::{AsyncCommands as _, Value};
+use serde_json::json;
+use shared::replay::{Progress, State};
 use uuid::Uuid;
 use xtask::project;
 
@@ -18,6 +25,10 @@ use crate::{
     stores::{blocking, until},
 };
 
+/// Two replays, as uuids v7.
+const FAST: Uuid = Uuid::from_u128(0x019a_acb9_0000_7000_8000_0000_0000_0001);
+const SLOW: Uuid = Uuid::from_u128(0x019a_acb9_0000_7000_8000_0000_0000_0002);
+
 /// Who is erased.
 struct Viewer {
     id: String,
@@ -25,14 +36,14 @@ struct Viewer {
 }
 
 impl Viewer {
-    /// Whoever said most.
+    /// Whoever said most, of those whose names are no beginnings of others'.
     async fn of(rig: &Rig) -> Self {
         let database = rig.stores.database().await.expect("Postgres answers");
         let row = database
             .query_one(
                 "SELECT user_id, username, display_name, avatar_url FROM users
                  JOIN (SELECT user_id, count(*) AS events FROM events GROUP BY 1) AS said USING (user_id)
-                 ORDER BY events DESC LIMIT 1",
+                 ORDER BY length(username) DESC, events DESC LIMIT 1",
                 &[],
             )
             .await
@@ -64,7 +75,9 @@ impl Viewer {
                 // The characters that do not depend on what stands around.
                 let text = STANDARD.encode([vec![0; shift], bytes.clone()].concat());
                 let (from, to) = ([0, 2, 3][shift], (shift + bytes.len()) / 3 * 4);
-                if to > from + 6 {
+                // A name without its end would be another one's.
+                let whole = (shift + bytes.len()).is_multiple_of(3);
+                if to > from + 6 && (whole || matches!(name, "id" | "varint")) {
                     needles.push((
                         format!("base64 of {name}"),
                         text.as_bytes()[from..to].to_vec(),
@@ -76,15 +89,23 @@ impl Viewer {
         Self { id, needles }
     }
 
+    /// Names as words: the stand-in has a `viewer_1` and a `viewer_12`.
     fn found(&self, bytes: &[u8]) -> BTreeSet<&str> {
-        let there = |needle: &[u8]| {
-            bytes
-                .windows(needle.len())
-                .any(|part| part[0] == needle[0] && part == needle)
+        let part_of_word = |byte: Option<&u8>| {
+            byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+        };
+        let there = |name: &str, needle: &[u8]| {
+            let places = bytes.windows(needle.len()).enumerate();
+            places
+                .filter(|(_, part)| part[0] == needle[0] && *part == needle)
+                .any(|(at, _)| {
+                    !matches!(name, "handle" | "name" | "picture")
+                        || !part_of_word(bytes.get(at + needle.len()))
+                })
         };
         self.needles
             .iter()
-            .filter(|(_, needle)| there(needle))
+            .filter(|(name, needle)| there(name, needle))
             .map(|(name, _)| name.as_str())
             .collect()
     }
@@ -164,6 +185,43 @@ impl Rig {
         .await;
     }
 
+    /// The session in which the viewer said most.
+    async fn session_of(&self, viewer: &Viewer) -> Uuid {
+        let database = self.stores.database().await.expect("Postgres answers");
+        let row = database
+            .query_one(
+                "SELECT session_id FROM events WHERE user_id = $1 GROUP BY 1 ORDER BY count(*) DESC LIMIT 1",
+                &[&viewer.id],
+            )
+            .await;
+        row.expect("somebody said something").get(0)
+    }
+
+    /// Asks for a replay, as the API does.
+    async fn replay(&self, replay: Uuid, session: Uuid, speed: &str) {
+        let command = json!({"command": "replay.start", "sessionId": session, "replayId": replay, "speed": speed});
+        let mut redis = self.stores.redis().await.expect("Redis answers");
+        redis::cmd("XADD")
+            .arg(&["ttlc:control", "*", "command", &command.to_string()])
+            .exec_async(&mut redis)
+            .await
+            .expect("it is added");
+    }
+
+    /// Waits until a replay is that far.
+    async fn shown(&self, replay: Uuid, far: impl Fn(&Progress) -> bool) -> Progress {
+        until(PATIENCE, async || {
+            let mut redis = self.stores.redis().await?;
+            let fields: HashMap<String, String> =
+                redis.hgetall(shared::replay::key(replay)).await?;
+            let progress = Progress::from_fields(|name| fields.get(name).map(String::as_str))
+                .with_context(|| format!("{fields:?}"))?;
+            ensure!(far(&progress), "{progress:?}");
+            Ok(progress)
+        })
+        .await
+    }
+
     async fn one(&self, sql: &str) -> anyhow::Result<i64> {
         let database = self.stores.database().await?;
         Ok(database.query_one(sql, &[]).await?.get(0))
@@ -211,25 +269,18 @@ async fn f24_a_viewer_is_erased_during_a_replay_a_redrive_and_a_backlog() {
     rig.services.remove("normalizer");
     rig.sends_more(150).await;
     rig.end().await;
-    // A replay of what was received, as raw envelopes of another showing.
+    // A replay of what is stored waits for the normalizer with it.
     let mut redis = rig.stores.redis().await.expect("Redis answers");
+    let session = rig.session_of(&viewer).await;
+    rig.replay(FAST, session, "max").await;
+    rig.shown(FAST, |fast| fast.state == State::Done).await;
     let raw = rig.stores.entries("ttlc:raw").await.expect("it is read");
-    let showing = Uuid::now_v7().to_string();
-    let mut replayed = 0;
-    for entry in &raw {
-        let mut add = redis::cmd("XADD");
-        add.arg("ttlc:raw").arg("*");
-        for (name, value) in entry {
-            match name.as_str() {
-                "source" => add.arg(name).arg("replay"),
-                "sessionId" => add.arg(name).arg(&showing),
-                _ => add.arg(name).arg(value),
-            };
-        }
-        add.exec_async(&mut redis).await.expect("it is added");
-        replayed += 1;
-    }
-    assert!(replayed > 100, "{replayed}");
+    assert!(raw.iter().any(|entry| {
+        entry["source"] == "replay"
+            && STANDARD
+                .decode(&entry["data"])
+                .is_ok_and(|bytes| !viewer.found(&bytes).is_empty())
+    }));
     // Letters with all that was received, half of them about to be put back.
     for entry in raw.iter().take(60) {
         let payload = serde_json::to_string(entry).expect("texts");
@@ -269,14 +320,22 @@ async fn f24_a_viewer_is_erased_during_a_replay_a_redrive_and_a_backlog() {
             .is_empty()
     );
 
+    // Another replay is under way: what it has read, it shows when the viewer is erased already.
+    rig.replay(SLOW, session, "0.2").await;
+    rig.shown(SLOW, |slow| slow.state == State::Running && slow.sent > 0)
+        .await;
     let early = rig.erase(&[&viewer.id, "--wait", "0"]).await;
     let early = early.expect_err("a backlog is left").to_string();
     assert!(early.contains("still to be read"), "{early}");
+    let fast = rig.shown(FAST, |_| true).await;
+    let slow = rig.shown(SLOW, |slow| !slow.state.is_end()).await;
+    assert!(slow.sent < fast.sent, "it was erased too late: {slow:?}");
     rig.start("normalizer");
     until(PATIENCE, async || rig.is_quiet().await).await;
     let began = std::time::Instant::now();
     let said = rig.erase(&[&viewer.id]).await.expect("nothing is left");
     let took = began.elapsed();
+    rig.shown(SLOW, |slow| slow.state == State::Done).await;
     // The spool keeps the last minute.
     until(PATIENCE + Duration::from_mins(1), async || {
         rig.is_nowhere(&viewer).await
