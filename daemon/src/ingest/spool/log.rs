@@ -431,7 +431,11 @@ impl State {
     pub(super) fn has_written(&mut self, segments: &[Segment], end: u64) {
         for segment in segments {
             match self.segments.back_mut() {
-                Some(last) if last.start == segment.start => last.length = segment.length,
+                Some(last) if last.start == segment.start => {
+                    last.length = segment.length;
+                    // What came last stays as long as anything.
+                    last.done = None;
+                }
                 _ => self.segments.push_back(*segment),
             }
         }

@@ -20,6 +20,8 @@ use crate::metrics as names;
 
 /// How often old segments and gaps are looked at, and a disk that refused is tried again.
 const TICK: Duration = Duration::from_secs(1);
+/// A segment is written to for so long: what is in it shall not stay because more comes.
+const SEGMENT_AGE: Duration = Duration::from_mins(1);
 /// Written in one go.
 const WRITE: usize = 4 * 1024 * 1024;
 
@@ -35,6 +37,7 @@ pub(in crate::ingest) fn disk_refuses() -> bool {
 struct Open {
     file: File,
     segment: Segment,
+    since: Instant,
 }
 
 pub(super) struct Writer {
@@ -149,6 +152,7 @@ impl Writer {
             let end = |open: &Open| open.segment.end() + bytes.len() as u64;
             let fits = self.open.as_ref().is_some_and(|open| {
                 end(open) == item.start
+                    && open.since.elapsed() < SEGMENT_AGE
                     && item.end - open.segment.start <= self.log.limits.segment.max(1)
             });
             if !fits {
@@ -160,6 +164,7 @@ impl Writer {
                         length: 0,
                         done: None,
                     },
+                    since: Instant::now(),
                 });
             }
             bytes.extend_from_slice(&item.record);
@@ -212,7 +217,8 @@ impl Writer {
         self.tidied = Instant::now();
     }
 
-    /// Removes segments that are published long enough, or as soon as space is short.
+    /// Removes segments that are published long enough, or as soon as space is short; the one that is
+    /// being written only when nothing has come for so long.
     fn tidy(&mut self, slot: &Slot) {
         self.tidied = Instant::now();
         let writing = self.open.as_ref().map(|open| open.segment.start);
@@ -231,8 +237,8 @@ impl Writer {
             for segment in &state.segments {
                 let keep = self.log.limits.keep;
                 let old = segment.done.is_some_and(|since| since.elapsed() >= keep);
-                let may_go = all_published(segment) && Some(segment.start) != writing;
-                if !may_go || !(old || broken || bytes > scarce) {
+                let pressed = (broken || bytes > scarce) && Some(segment.start) != writing;
+                if !all_published(segment) || !(old || pressed) {
                     break;
                 }
                 bytes -= segment.length;
@@ -242,6 +248,9 @@ impl Writer {
             gone
         };
         for segment in gone {
+            if Some(segment.start) == writing {
+                self.open = None;
+            }
             if let Err(error) = std::fs::remove_file(slot.segment(segment.start)) {
                 tracing::warn!(stage = "ingest", %error, "cannot remove a part of the spool");
             }
