@@ -172,7 +172,8 @@ BEGIN
         DELETE FROM public.session_users AS viewer
         WHERE (viewer.session_id, viewer.user_id) IN (
             SELECT known.session_id, known.user_id FROM public.session_users AS known
-            WHERE known.last_seen_at < before AND known.user_id NOT LIKE 'hmac:%'
+            -- The row of those who were erased keeps its name: it is of nobody.
+            WHERE known.last_seen_at < before AND known.user_id NOT LIKE 'hmac:%' AND known.user_id <> 'erased'
             FOR UPDATE SKIP LOCKED)
         RETURNING viewer.*
     )
