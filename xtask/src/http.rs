@@ -47,7 +47,13 @@ mod tests {
         let server = thread::spawn(move || {
             for answer in ["HTTP/1.1 503 Service Unavailable\r\n\r\nwhy", "hello\n"] {
                 let (mut stream, _) = listener.accept().unwrap();
-                let _ = stream.read(&mut [0; 1024]).unwrap();
+                // All of it: to close on unread bytes resets the connection.
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut more = [0; 1024];
+                    let length = stream.read(&mut more).unwrap();
+                    request.extend_from_slice(&more[..length]);
+                }
                 stream.write_all(answer.as_bytes()).unwrap();
             }
         });
