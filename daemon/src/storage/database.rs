@@ -160,6 +160,38 @@ pub(crate) fn timed<T>(
     }
 }
 
+/// A connection as the writer that is kept from one piece of work to the next.
+pub(super) struct Kept {
+    database: Database,
+    open: Option<(Client, Rights)>,
+}
+
+impl Kept {
+    /// Connects when it is first needed.
+    pub(super) fn new(database: Database) -> Self {
+        Self {
+            database,
+            open: None,
+        }
+    }
+
+    /// The connection; a new one when there is none any more.
+    pub(super) async fn client(&mut self) -> Result<(&mut Client, Rights), Failure> {
+        let open = self.open.take().filter(|(client, _)| !client.is_closed());
+        let open = match open {
+            Some(open) => open,
+            None => self.database.connect_as_writer().await?,
+        };
+        let (client, rights) = self.open.insert(open);
+        Ok((client, *rights))
+    }
+
+    /// Lets go of it, and of whatever state a failure has left behind.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+}
+
 /// What a connection of the storage writer may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rights {

@@ -25,11 +25,10 @@ use metrics::counter;
 use shared::raw::Source;
 use shared::streams::{GROUP_OPS, GROUP_STORAGE};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
-use super::database::{Database, Failure, Rights};
+use super::database::{Database, Failure, Kept};
 use super::row::Row;
 use crate::bus::trim::Mark;
 use crate::bus::{self, Bus};
@@ -113,12 +112,11 @@ impl From<tokio_postgres::Error> for Trouble {
 
 /// Looks for losses in one shard.
 pub(super) struct Losses {
-    database: Database,
     bus: Bus,
     shard: u32,
     seen: Seen,
     holes: Vec<Hole>,
-    client: Option<(Client, Rights)>,
+    connection: Kept,
     begun: bool,
 }
 
@@ -126,12 +124,11 @@ impl Losses {
     /// None are known.
     pub(super) fn new(database: Database, bus: Bus, shard: u32) -> Self {
         Self {
-            database,
+            connection: Kept::new(database),
             bus,
             shard,
             seen: Seen::default(),
             holes: Vec::new(),
-            client: None,
             begun: false,
         }
     }
@@ -153,7 +150,7 @@ impl Losses {
             if let Err(trouble) = outcome {
                 // The writer meets the same, and says so.
                 tracing::debug!(shard = self.shard, error = %trouble, "cannot look for losses yet");
-                self.client = None;
+                self.connection.close();
             }
         }
     }
@@ -205,20 +202,10 @@ impl Losses {
         }
     }
 
-    async fn client(&mut self) -> Result<(&mut Client, Rights), Failure> {
-        let open = self.client.take().filter(|(client, _)| !client.is_closed());
-        let open = match open {
-            Some(open) => open,
-            None => self.database.connect_as_writer().await?,
-        };
-        let (client, rights) = self.client.insert(open);
-        Ok((client, *rights))
-    }
-
     /// What may not have been looked at before the last process ended.
     async fn recent(&mut self) -> Result<Ranges, Trouble> {
         let (names, shard) = (self.bus.names(), self.shard);
-        let (client, rights) = self.client().await?;
+        let (client, rights) = self.connection.client().await?;
         let transaction = client.transaction().await?;
         transaction
             .batch_execute(&format!("{LIMITS}; {}", rights.begin()))
@@ -243,7 +230,7 @@ impl Losses {
     /// The holes in ranges, each with the place that the stream has reached by then.
     async fn look(&mut self, ranges: &Ranges) -> Result<Vec<Hole>, Trouble> {
         let mut found = Vec::new();
-        let (client, rights) = self.client().await?;
+        let (client, rights) = self.connection.client().await?;
         for (room, (first, last)) in ranges {
             let transaction = client.transaction().await?;
             transaction
@@ -334,7 +321,7 @@ impl Losses {
 
     /// Writes rows for what is still missing of a hole; returns how many numbers.
     async fn record(&mut self, hole: &Hole) -> Result<i64, Trouble> {
-        let (client, rights) = self.client().await?;
+        let (client, rights) = self.connection.client().await?;
         let transaction = client.transaction().await?;
         transaction
             .batch_execute(&format!("{LIMITS}; {}", rights.begin()))

@@ -26,7 +26,7 @@ use crate::erasure::{REASON, Tombstones};
 use crate::failpoint;
 use crate::metrics::{DEAD_LETTERS, ERASED_DROPPED};
 use crate::outage::Outage;
-use crate::storage::database::{Database, Failure, Rights, timed};
+use crate::storage::database::{Database, Failure, Kept, Rights, timed};
 use crate::storage::erasure::{LOOK_AT_LIST, refreshed, version};
 
 /// How many entries a transaction copies.
@@ -57,11 +57,10 @@ pub(crate) async fn keep(
     let mut copier = Copier {
         stream: bus.names().dlq(shard),
         member: bus.member(Seats::Ops, shard),
-        database,
+        connection: Kept::new(database),
         bus,
         shard,
         days,
-        client: None,
         erased: Arc::default(),
         stop,
     };
@@ -77,13 +76,12 @@ pub(crate) async fn keep(
 }
 
 struct Copier {
-    database: Database,
     bus: Bus,
     shard: u32,
     days: u32,
     stream: String,
     member: Member,
-    client: Option<(Client, Rights)>,
+    connection: Kept,
     /// Whose letters are not kept, as far as is known; each transaction looks whether that is all.
     erased: Arc<Tombstones>,
     stop: CancellationToken,
@@ -179,7 +177,7 @@ impl Copier {
         let go_on = match trouble {
             redrive::Trouble::Redis(error) => redis.wait_for_redis(STAGE, &error, &self.stop).await,
             redrive::Trouble::Postgres(failure) => {
-                self.client = None;
+                self.connection.close();
                 postgres.wait(&failure, &self.stop).await
             }
         };
@@ -191,7 +189,7 @@ impl Copier {
         let mut postgres = Outage::new("postgres");
         let stop = self.stop.clone();
         loop {
-            let Some(open) = stop.run_until_cancelled(self.client()).await else {
+            let Some(open) = stop.run_until_cancelled(self.connection.client()).await else {
                 return Err(Stopped);
             };
             let Err(failure) = open else {
@@ -202,16 +200,6 @@ impl Copier {
                 return Err(Stopped);
             }
         }
-    }
-
-    async fn client(&mut self) -> Result<(&mut Client, Rights), Failure> {
-        let open = self.client.take().filter(|(client, _)| !client.is_closed());
-        let open = match open {
-            Some(open) => open,
-            None => self.database.connect_as_writer().await?,
-        };
-        let (client, rights) = self.client.insert(open);
-        Ok((client, *rights))
     }
 
     async fn acknowledge(&mut self, done: &[String]) -> Result<(), Stopped> {
@@ -233,7 +221,7 @@ impl Copier {
             self.open().await?;
             let bus = self.bus.clone();
             let finishing = async {
-                let (client, _) = self.client().await?;
+                let (client, _) = self.connection.client().await?;
                 match timeout(TIMEOUT, redrive::finish(client, &bus)).await {
                     Ok(finished) => finished,
                     Err(_) => Err(Failure::Timeout(TIMEOUT).into()),
@@ -285,11 +273,8 @@ impl Copier {
     }
 
     async fn insert(&mut self, letters: &[&Letter]) -> Result<(), Failure> {
-        let mut erased = Arc::clone(&self.erased);
-        let (client, rights) = self.client().await?;
-        let inserted = insert(client, rights, letters, &mut erased).await;
-        self.erased = erased;
-        inserted
+        let (client, rights) = self.connection.client().await?;
+        insert(client, rights, letters, &mut self.erased).await
     }
 
     /// Keeps an entry in Redis, with a row that says where; returns its id. Twice is like once.
